@@ -1,0 +1,238 @@
+//! What travels beside a message's bytes: handles of the system, and shared blocks.
+//!
+//! Inside the bytes they are named by index. `serde` has no way to hand a context to
+//! nested values, so that the message being encoded or decoded is found through a
+//! thread-local; it is put there for the one call, belongs to the message, and is
+//! taken back whether the call returns, fails or panics.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::heap::{Block, Descriptor, Heap};
+
+/// Buffers shorter than this stay inside the bytes.
+pub(crate) const BESIDE_FROM: usize = 4 << 10;
+
+/// What goes out beside a message.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    heap: Option<Arc<Heap>>,
+    pub(crate) handles: Vec<OwnedFd>,
+    pub(crate) blocks: Vec<Descriptor>,
+    /// Why the encoding failed, where `serde` can only say that it did.
+    failed: Option<Error>,
+}
+
+/// What came beside a message.
+#[derive(Debug, Default)]
+pub(crate) struct Incoming {
+    handles: Vec<Option<OwnedFd>>,
+    blocks: Vec<Option<Block>>,
+}
+
+thread_local! {
+    static OUTGOING: RefCell<Vec<Outgoing>> = const { RefCell::new(Vec::new()) };
+    static INCOMING: RefCell<Vec<Incoming>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How a piece of memory is named inside the bytes.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Beside {
+    /// A block of the heap that both sides know.
+    #[serde(rename = "b")]
+    Block(u32),
+    /// Memory behind a handle, of so many bytes.
+    #[serde(rename = "h")]
+    Handle(u32, u64),
+}
+
+impl Outgoing {
+    /// For messages whose reader shares `heap`, if any.
+    pub(crate) fn new(heap: Option<Arc<Heap>>) -> Self {
+        Self { heap, ..Self::default() }
+    }
+
+    /// Runs `encode`, whose handles and blocks are added here.
+    pub(crate) fn collect<R>(&mut self, encode: impl FnOnce() -> Result<R>) -> Result<R> {
+        struct Back<'a>(&'a mut Outgoing);
+        impl Drop for Back<'_> {
+            fn drop(&mut self) {
+                if let Some(outgoing) = OUTGOING.with_borrow_mut(Vec::pop) {
+                    *self.0 = outgoing;
+                }
+            }
+        }
+        let taken = std::mem::take(self);
+        OUTGOING.with_borrow_mut(|stack| stack.push(taken));
+        let back = Back(self);
+        let result = encode();
+        drop(back);
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => result,
+        }
+    }
+
+    /// Has the encoding that is under way end with this error; gives the words for `serde`.
+    pub(crate) fn fail(error: Error) -> String {
+        let words = error.to_string();
+        OUTGOING.with_borrow_mut(|stack| {
+            if let Some(outgoing) = stack.last_mut() {
+                outgoing.failed.get_or_insert(error);
+            }
+        });
+        words
+    }
+
+    /// Adds a handle to the message that is being encoded; gives its index.
+    pub(crate) fn attach(handle: OwnedFd) -> Result<u32> {
+        Self::current(|outgoing| outgoing.push(handle))
+    }
+
+    fn push(&mut self, handle: OwnedFd) -> Result<u32> {
+        self.handles.push(handle);
+        Ok(self.handles.len() as u32 - 1)
+    }
+
+    /// Puts bytes beside the message that is being encoded: the one copy they take.
+    pub(crate) fn put(bytes: &[u8]) -> Result<Beside> {
+        Self::current(|outgoing| outgoing.place(bytes))
+    }
+
+    /// Puts bytes beside this message.
+    pub(crate) fn place(&mut self, bytes: &[u8]) -> Result<Beside> {
+        if let Some(heap) = self.heap.clone() {
+            if let Some(mut block) = heap.alloc(bytes.len())? {
+                if let Some(to) = block.bytes_mut() {
+                    to.copy_from_slice(bytes);
+                    if let Some(descriptor) = block.send_by(&heap) {
+                        self.blocks.push(descriptor);
+                        return Ok(Beside::Block(self.blocks.len() as u32 - 1));
+                    }
+                }
+            }
+        }
+        let (mut block, handle) = Block::alone(bytes.len())?;
+        if let Some(to) = block.bytes_mut() {
+            to.copy_from_slice(bytes);
+        }
+        Ok(Beside::Handle(self.push(handle)?, bytes.len() as u64))
+    }
+
+    /// Hands a block on without copying it, if the reader can reach it.
+    pub(crate) fn pass_on(block: &Block) -> Result<Option<Beside>> {
+        Self::current(|outgoing| {
+            let Some(descriptor) = outgoing.heap.as_ref().and_then(|heap| block.send_by(heap)) else { return Ok(None) };
+            outgoing.blocks.push(descriptor);
+            Ok(Some(Beside::Block(outgoing.blocks.len() as u32 - 1)))
+        })
+    }
+
+    /// Whether a message of this crate is being encoded by this thread.
+    pub(crate) fn is_collecting() -> bool {
+        OUTGOING.with_borrow(|stack| !stack.is_empty())
+    }
+
+    fn current<R>(work: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        // Taken out for the time of the work, which may call back in here.
+        let Some(mut outgoing) = OUTGOING.with_borrow_mut(Vec::pop) else { return Err(outside("encoded")) };
+        let result = work(&mut outgoing);
+        OUTGOING.with_borrow_mut(|stack| stack.push(outgoing));
+        result
+    }
+
+    /// The message has gone out: what went beside it is its reader's now.
+    pub(crate) fn sent(&mut self) {
+        self.handles.clear();
+        self.blocks.clear();
+    }
+
+    /// The message does not go out.
+    pub(crate) fn discard(&mut self) {
+        self.handles.clear();
+        if let Some(heap) = &self.heap {
+            for descriptor in self.blocks.drain(..) {
+                heap.recall(descriptor);
+            }
+        }
+    }
+}
+
+impl Incoming {
+    pub(crate) fn new(handles: Vec<OwnedFd>, blocks: Vec<Block>) -> Self {
+        Self {
+            handles: handles.into_iter().map(Some).collect(),
+            blocks: blocks.into_iter().map(Some).collect(),
+        }
+    }
+
+    pub(crate) fn with_blocks(mut self, blocks: Vec<Block>) -> Self {
+        self.blocks = blocks.into_iter().map(Some).collect();
+        self
+    }
+
+    /// Runs `decode`, which may take what came.
+    pub(crate) fn provide<R>(&mut self, decode: impl FnOnce() -> Result<R>) -> Result<R> {
+        struct Back<'a>(&'a mut Incoming);
+        impl Drop for Back<'_> {
+            fn drop(&mut self) {
+                if let Some(incoming) = INCOMING.with_borrow_mut(Vec::pop) {
+                    *self.0 = incoming;
+                }
+            }
+        }
+        let taken = std::mem::take(self);
+        INCOMING.with_borrow_mut(|stack| stack.push(taken));
+        let _back = Back(self);
+        decode()
+    }
+
+    /// Takes a handle of the message that is being decoded.
+    pub(crate) fn detach(index: u32) -> Result<OwnedFd> {
+        Self::current(|incoming| incoming.handle(index))
+    }
+
+    pub(crate) fn handle(&mut self, index: u32) -> Result<OwnedFd> {
+        let slot = self.handles.get_mut(index as usize).and_then(Option::take);
+        slot.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("a message names handle {index}, which it has not")))
+    }
+
+    /// Takes memory that came beside the message that is being decoded.
+    pub(crate) fn get(beside: Beside) -> Result<Block> {
+        Self::current(|incoming| incoming.take(beside))
+    }
+
+    /// Takes memory that came beside this message.
+    pub(crate) fn take(&mut self, beside: Beside) -> Result<Block> {
+        match beside {
+            Beside::Block(index) => {
+                let slot = self.blocks.get_mut(index as usize).and_then(Option::take);
+                slot.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("a message names block {index}, which it has not")))
+            }
+            Beside::Handle(index, len) => {
+                let len = usize::try_from(len).map_err(|_| Error::new(ErrorKind::Corrupt, "a payload is too long"))?;
+                Block::attach(&self.handle(index)?, len)
+            }
+        }
+    }
+
+    /// Whether a message of this crate is being decoded by this thread.
+    pub(crate) fn is_providing() -> bool {
+        INCOMING.with_borrow(|stack| !stack.is_empty())
+    }
+
+    fn current<R>(work: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        INCOMING.with_borrow_mut(|stack| stack.last_mut().map(work)).unwrap_or_else(|| Err(outside("decoded")))
+    }
+}
+
+fn outside(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("a handle of another process can only be {what} inside a message of this crate"),
+    )
+}

@@ -1,0 +1,41 @@
+//! Values to bytes and back through `serde`, in MessagePack with named fields.
+//!
+//! Named fields take flattened, untagged and internally tagged types, and optional
+//! fields that are left out; sequences of bytes go as one run, not byte by byte.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::attachments::{Incoming, Outgoing};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Appends a value to `bytes`; what goes beside them ends up in `outgoing`.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, outgoing: &mut Outgoing) -> Result<()> {
+    outgoing.collect(|| {
+        let mut serializer = rmp_serde::Serializer::new(bytes)
+            .with_bytes(rmp_serde::config::BytesMode::ForceAll)
+            .with_struct_map();
+        value.serialize(&mut serializer).map_err(|error| {
+            Error::because(ErrorKind::Encode, format!("encode a value of type {}", std::any::type_name::<T>()), error)
+        })
+    })
+}
+
+/// Makes a value of bytes and of what came beside them.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], incoming: &mut Incoming) -> Result<T> {
+    incoming.provide(|| {
+        rmp_serde::from_slice(bytes).map_err(|error| {
+            Error::because(ErrorKind::Decode, format!("decode a value of type {}", std::any::type_name::<T>()), error)
+        })
+    })
+}
+
+/// Tells types apart in messages: two processes of the same binary agree on it.
+pub(crate) fn tag<T: ?Sized>() -> u32 {
+    let mut hash = 0x811c_9dc5_u32;
+    for byte in std::any::type_name::<T>().bytes() {
+        hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    }
+    // 0 is for raw bytes.
+    hash.max(1)
+}

@@ -1,0 +1,181 @@
+//! The child's side of a start: from the first instruction to the exit.
+//!
+//! A start message is `START`; its body is the length of the preparation in four bytes,
+//! the encoded [`Preparation`], and the encoded arguments. The answer is `RETURNED` with
+//! the encoded result, or `FAILED` with an encoded failure; then the child exits.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+
+use super::{forkserver, panic, spawn, target};
+use crate::codec::attachments::{Incoming, Outgoing};
+use crate::codec::outcome::{Call, Failure, Input};
+use crate::codec::serde::{decode, encode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::{image, process};
+use crate::transport::{Patience, stream};
+
+pub(crate) const START: u16 = 16;
+pub(crate) const RETURNED: u16 = 17;
+pub(crate) const FAILED: u16 = 18;
+
+/// What a child needs to know beside its arguments.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Preparation {
+    /// Which program the place below is in.
+    pub(crate) stamp: u64,
+    pub(crate) entry: u64,
+    pub(crate) name: String,
+    /// The parent's working directory, for children whose own may be another.
+    pub(crate) directory: Option<std::path::PathBuf>,
+}
+
+/// This process's name, if it is a child.
+static NAME: OnceLock<String> = OnceLock::new();
+
+/// The name that this process was started with; `MainProcess` if it was not started
+/// by this crate.
+pub(crate) fn name() -> &'static str {
+    NAME.get().map_or("MainProcess", String::as_str)
+}
+
+/// Turns this process into a child if it was started as one; then it does not return.
+///
+/// This happens by itself before `main` on Linux, so that programs need not call it. It is
+/// for programs in which code that runs before `main` is left out, and does nothing a
+/// second time.
+///
+/// # Source
+/// CPython's `multiprocessing.freeze_support`.
+///
+/// # Examples
+/// ```
+/// bunshin::init();
+/// ```
+#[doc(alias = "freeze_support")]
+pub fn init() {
+    if !image::is_program() {
+        return;
+    }
+    let Some((role, control, parent)) = process::take_start_variable() else { return };
+    if role == spawn::SERVER {
+        let cloned = forkserver::serve(control, parent);
+        run(cloned.control, cloned.parent, Exit::Now);
+    }
+    run(control, parent, Exit::Orderly)
+}
+
+/// How a child leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// With exit handlers: this program was started for this child alone.
+    Orderly,
+    /// Without: what is registered belongs to the process that this is a copy of.
+    Now,
+}
+
+/// Leaves, after what was printed has been written.
+pub(crate) fn leave(code: i32, exit: Exit) -> ! {
+    let _ = std::io::stdout().flush();
+    match exit {
+        Exit::Orderly => std::process::exit(code),
+        Exit::Now => process::exit_now(code),
+    }
+}
+
+fn run(control: OwnedFd, parent: u32, exit: Exit) -> ! {
+    if !process::die_with(parent) {
+        process::exit_now(1);
+    }
+    let code = match receive(&control) {
+        Ok((preparation, call)) => answer(&control, &preparation, call),
+        Err(error) => {
+            // A parent that is gone has nobody to tell.
+            if !error.is_disconnected() {
+                send_failure(&control, &Failure::Arguments(error.to_string()));
+            }
+            1
+        }
+    };
+    leave(code, exit)
+}
+
+fn receive(control: &OwnedFd) -> Result<(Preparation, Call)> {
+    let message = stream::receive(control.as_fd(), Patience::Forever)?
+        .ok_or_else(|| Error::new(ErrorKind::Disconnected, "the parent is gone"))?;
+    if message.kind != START {
+        return Err(Error::new(ErrorKind::Corrupt, format!("a start message has kind {}", message.kind)));
+    }
+    let (incoming, body) = message.into_parts();
+    let short = || Error::new(ErrorKind::Corrupt, "a start message is too short");
+    let bytes = body.as_bytes();
+    let len = u32::from_le_bytes(bytes.get(..4).and_then(|len| len.try_into().ok()).ok_or_else(short)?) as usize;
+    let preparation = bytes.get(4..4 + len).ok_or_else(short)?;
+    let preparation: Preparation = decode(preparation, &mut Incoming::default())?;
+    let input = body.skip(4 + len);
+    Ok((preparation, Call { input, incoming, ..Call::default() }))
+}
+
+/// Runs the target and sends its outcome; gives the exit code.
+fn answer(control: &OwnedFd, preparation: &Preparation, mut call: Call) -> i32 {
+    if let Some(directory) = &preparation.directory {
+        // As in a copy of the parent, whose directory may be gone too.
+        let _ = std::env::set_current_dir(directory);
+    }
+    let entry = if preparation.stamp == image::stamp() { target::find(preparation.entry) } else { None };
+    let Some(entry) = entry else {
+        send_failure(control, &Failure::Arguments("the child runs another program than its parent".into()));
+        return 1;
+    };
+    settle_in(&preparation.name);
+    entry(&mut call);
+    send(control, &mut call)
+}
+
+/// Gives this process its identity as a child.
+pub(crate) fn settle_in(name: &str) {
+    process::set_thread_name(name);
+    let _ = NAME.set(name.to_owned());
+    panic::install_hook();
+}
+
+/// Sends the outcome of a call; gives the exit code.
+pub(crate) fn send(control: &OwnedFd, call: &mut Call) -> i32 {
+    let kind = if call.failed { FAILED } else { RETURNED };
+    let _ = std::io::stdout().flush();
+    match stream::send(control.as_fd(), kind, &call.output, &mut call.outgoing) {
+        Ok(()) => i32::from(call.failed),
+        // A parent that does not want the result any more has closed its end.
+        Err(error) if error.is_disconnected() => i32::from(call.failed),
+        Err(error) => {
+            send_failure(control, &Failure::Result(error.to_string()));
+            1
+        }
+    }
+}
+
+fn send_failure(control: &OwnedFd, failure: &Failure) {
+    let mut bytes = Vec::new();
+    let mut outgoing = Outgoing::default();
+    if encode(failure, &mut bytes, &mut outgoing).is_ok() {
+        let _ = stream::send(control.as_fd(), FAILED, &bytes, &mut outgoing);
+    }
+}
+
+/// The body of a start message: a preparation and arguments.
+pub(crate) fn start_body(preparation: &Preparation, arguments: &[u8]) -> Result<Vec<u8>> {
+    let mut body = vec![0; 4];
+    encode(preparation, &mut body, &mut Outgoing::default())?;
+    let len = (body.len() - 4) as u32;
+    body[..4].copy_from_slice(&len.to_le_bytes());
+    body.extend_from_slice(arguments);
+    Ok(body)
+}
+
+/// What [`receive`] gets from [`start_body`], in a forked child that needs no message.
+pub(crate) fn forked_call(arguments: Vec<u8>, handles: Vec<OwnedFd>) -> Call {
+    Call { input: Input::Bytes(arguments, 0), incoming: Incoming::new(handles, Vec::new()), ..Call::default() }
+}

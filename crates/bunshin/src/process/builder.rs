@@ -1,0 +1,134 @@
+//! Starting a process.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::bootstrap::{self, Preparation, START};
+use super::handle::{Child, Process, collect_detached};
+use super::start_method::{StartMethod, start_method};
+use super::target::{self, Target};
+use super::{fork, forkserver, spawn};
+use crate::codec::attachments::Outgoing;
+use crate::codec::serde::encode;
+use crate::error::{Error, Result};
+use crate::sys::{image, socket};
+use crate::transport::stream;
+
+/// How a process is to be started.
+///
+/// # Examples
+/// ```
+/// use bunshin::{Process, StartMethod};
+///
+/// let child = Process::builder().start_method(StartMethod::Spawn).start(|| 7, ())?;
+/// assert_eq!(child.result()?, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ProcessBuilder {
+    name: Option<String>,
+    daemon: bool,
+    start_method: Option<StartMethod>,
+    may_fork_threads: bool,
+}
+
+/// Numbers the children of this process for their default names.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+
+impl ProcessBuilder {
+    /// The child's name, for error messages, logs and `ps`. By default `Process-1` and so on.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Whether the child is killed when its handle is dropped. By default it is not: this
+    /// process waits for it before it ends.
+    #[must_use]
+    pub fn daemon(mut self, daemon: bool) -> Self {
+        self.daemon = daemon;
+        self
+    }
+
+    /// The start method. By default that of [`start_method`](crate::start_method).
+    #[must_use]
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.start_method = Some(method);
+        self
+    }
+
+    /// Lets the start method `Fork` copy a process that has other threads.
+    ///
+    /// # Safety
+    /// Until it ends, the child does only what `signal-safety(7)` lists, or the caller knows
+    /// that no other thread holds a lock at this moment, of the allocator for example, that
+    /// the child will want.
+    #[must_use]
+    #[allow(unsafe_code)]
+    pub unsafe fn allow_fork_with_threads(mut self) -> Self {
+        self.may_fork_threads = true;
+        self
+    }
+
+    /// Starts the process.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn start<F, Args>(self, target: F, args: Args) -> Result<Process<F::Output>>
+    where
+        F: Target<Args>,
+        F::Output: Serialize + DeserializeOwned,
+        Args: Serialize + DeserializeOwned,
+    {
+        let mut outgoing = Outgoing::default();
+        let mut arguments = Vec::new();
+        let entry = target::locate(target)?;
+        encode(&args, &mut arguments, &mut outgoing)?;
+        // The child has its own now; if this one were kept until the child ends, the child
+        // would not learn that a pipe of it is closed.
+        drop(args);
+        let (child, control) = self.launch(entry, arguments, outgoing)?;
+        Ok(Process::new(child, Some(control)))
+    }
+
+    fn launch(self, entry: u64, arguments: Vec<u8>, mut outgoing: Outgoing) -> Result<(Arc<Child>, OwnedFd)> {
+        collect_detached();
+        let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = self.name.unwrap_or_else(|| format!("Process-{number}"));
+        let (control, theirs) = socket::pair().map_err(|error| Error::os(format!("start process {name}"), error))?;
+        let method = self.start_method.unwrap_or_else(start_method);
+        let started = if method == StartMethod::Fork {
+            let call = move || bootstrap::forked_call(arguments, outgoing.handles);
+            fork::start_forked(entry, &name, &control, theirs, self.may_fork_threads, call)?
+        } else {
+            // The message waits in the socket, so that the child need not wait for it.
+            let directory = (method == StartMethod::Forkserver).then(|| std::env::current_dir().ok()).flatten();
+            let preparation = Preparation { stamp: image::stamp(), entry, name: name.clone(), directory };
+            let body = bootstrap::start_body(&preparation, &arguments)?;
+            stream::send(control.as_fd(), START, &body, &mut outgoing)?;
+            // What is printed next by the child comes after what was printed here.
+            let _ = std::io::stdout().flush();
+            match method {
+                StartMethod::Spawn => spawn::start(spawn::CHILD, theirs)?,
+                _ => forkserver::start(&theirs)?,
+            }
+        };
+        Ok((Arc::new(Child::new(name, started, self.daemon)), control))
+    }
+}
+
+/// Starts a process that runs a function of this crate's on encoded arguments.
+pub(crate) fn start_entry(
+    builder: ProcessBuilder,
+    entry: u64,
+    arguments: Vec<u8>,
+    outgoing: Outgoing,
+) -> Result<(Arc<Child>, OwnedFd)> {
+    builder.launch(entry, arguments, outgoing)
+}

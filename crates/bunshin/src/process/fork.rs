@@ -1,0 +1,300 @@
+//! Start method `fork`, the raw call, and scopes whose closures may capture.
+
+#![allow(unsafe_code)]
+
+use std::io::Write;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::bootstrap::{self, Exit};
+use super::handle::{Child, Process};
+use super::outcome::TaskError;
+use super::{panic, target};
+use crate::codec::outcome::Call;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::process::{self, Started};
+use crate::sys::{socket, thread};
+use crate::transport::Patience;
+
+/// Runs before `main`, in the order of the linker: turns a started program into a child.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = {
+    extern "C" fn before_main() {
+        // Almost always there is nothing to do; then nothing is allocated either.
+        if std::env::var_os(process::START_VARIABLE).is_some() {
+            bootstrap::init();
+        }
+    }
+    before_main
+};
+
+/// Refuses to fork while there are other threads.
+fn check_threads() -> Result<()> {
+    let count = thread::count().map_err(|error| Error::os("count the threads of this process", error))?;
+    if count == 1 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Threads,
+        format!(
+            "fork a process with {count} threads: locks that the others hold would stay locked in the child; \
+             use the start method forkserver or spawn, or fork before other threads are started"
+        ),
+    ))
+}
+
+/// Forks; the child never returns from here.
+///
+/// # Safety
+/// As for [`fork_unchecked`].
+unsafe fn start(work: impl FnOnce() -> i32) -> Result<Started> {
+    let parent = std::process::id();
+    // Or else both would print what is still in the buffer.
+    let _ = std::io::stdout().flush();
+    // SAFETY: the caller vouches for the threads.
+    match unsafe { process::fork() } {
+        Err(error) => Err(Error::os("fork", error)),
+        Ok(Some(started)) => {
+            thread::leave_to_child(work);
+            Ok(started)
+        }
+        Ok(None) => {
+            if !process::die_with(parent) {
+                process::exit_now(1);
+            }
+            // `work` may panic in a destructor; the child must end here all the same.
+            let code = panic::catch(false, work).unwrap_or(1);
+            bootstrap::leave(code, Exit::Now)
+        }
+    }
+}
+
+/// Starts a child that runs an entry on arguments it has inherited.
+pub(crate) fn start_forked(
+    entry: u64,
+    name: &str,
+    control: &OwnedFd,
+    theirs: OwnedFd,
+    may_have_threads: bool,
+    call: impl FnOnce() -> Call,
+) -> Result<Started> {
+    if !may_have_threads {
+        check_threads()?;
+    }
+    let entry = target::find(entry);
+    let work = move || {
+        use std::os::fd::AsRawFd;
+        // The parent's end must not stay open here, or the child would not learn of its death.
+        process::neutralize(control.as_raw_fd());
+        crate::transport::channel::abandon_inherited();
+        let mut call = call();
+        bootstrap::settle_in(name);
+        if let Some(entry) = entry {
+            entry(&mut call);
+        }
+        bootstrap::send(&theirs, &mut call)
+    };
+    // SAFETY: there are no other threads, or the caller of `allow_fork_with_threads` vouches
+    // for them.
+    unsafe { start(work) }
+}
+
+/// What [`fork`] returns: once in the parent, and once in the child.
+#[derive(Debug)]
+pub enum Fork {
+    /// This is the parent; the child runs too.
+    Parent(Process<()>),
+    /// This is the child.
+    Child,
+}
+
+/// Copies this process, as the system call does.
+///
+/// It returns twice: in the parent with a handle on the child, and in the child, whose
+/// memory is a copy. What the parent had not printed yet is printed first. The child goes
+/// on from here with everything the parent has; it is not ended with the parent. For a
+/// child that runs one function, use [`Process::start`] or [`scope`].
+///
+/// # Errors
+/// `Threads` if this process has other threads; `Os` if the system gives no further process.
+///
+/// # Source
+/// `fork(2)`; CPython's `os.fork`.
+///
+/// # Examples
+/// ```no_run
+/// match bunshin::fork()? {
+///     bunshin::Fork::Parent(child) => assert!(child.join()?.success()),
+///     bunshin::Fork::Child => println!("the child is {}", std::process::id()),
+/// }
+/// # Ok::<(), bunshin::Error>(())
+/// ```
+pub fn fork() -> Result<Fork> {
+    check_threads()?;
+    // SAFETY: this is the only thread.
+    unsafe { fork_unchecked() }
+}
+
+/// [`fork`], also while there are other threads.
+///
+/// # Errors
+/// `Os` if the system gives no further process.
+///
+/// # Safety
+/// In the child there is only the calling thread, and locks that others held stay locked
+/// for ever. Until it ends or executes another program, it does only what
+/// `signal-safety(7)` lists, or the caller knows that no such lock is wanted.
+pub unsafe fn fork_unchecked() -> Result<Fork> {
+    let _ = std::io::stdout().flush();
+    // SAFETY: the caller vouches for the threads.
+    match unsafe { process::fork() } {
+        Ok(Some(started)) => {
+            let child = Child::new(format!("Fork-{}", started.pid), started, false);
+            Ok(Fork::Parent(Process::new(Arc::new(child), None)))
+        }
+        Ok(None) => Ok(Fork::Child),
+        Err(error) => Err(Error::os("fork", error)),
+    }
+}
+
+/// Runs `work`, which may fork children whose closures use what is around them.
+///
+/// Like [`std::thread::scope`], for processes: the children are joined when the scope ends.
+/// What they use is a copy, as of the moment of the fork; only their results come back,
+/// and what they write to shared memory, such as [`Value`](crate::Value). If `work` panics,
+/// the children are killed.
+///
+/// # Panics
+/// If a child that was not joined by `work` ended otherwise than with success.
+///
+/// # Examples
+/// ```
+/// # // Doc tests have threads, so that the fork happens in a child that has none.
+/// # bunshin::Process::start(|| {
+/// let words = vec!["some", "borrowed", "words"];
+/// let lengths = bunshin::scope(|scope| {
+///     let children: Vec<_> = words.iter().map(|word| scope.spawn(|| word.len())).collect();
+///     children.into_iter().map(|child| child?.result().map_err(Into::into)).collect::<Result<Vec<_>, Box<dyn std::error::Error>>>()
+/// }).unwrap();
+/// assert_eq!(lengths, [4, 8, 5]);
+/// # }, ())?.result()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn scope<'env, T>(work: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T) -> T {
+    let scope = Scope { children: Mutex::new(Vec::new()), scope: PhantomData, env: PhantomData };
+    struct KillOnPanic<'a>(&'a Mutex<Vec<Arc<Child>>>);
+    impl Drop for KillOnPanic<'_> {
+        fn drop(&mut self) {
+            for child in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                child.destroy();
+            }
+        }
+    }
+    let guard = KillOnPanic(&scope.children);
+    let result = work(&scope);
+    let children = std::mem::take(&mut *scope.children.lock().unwrap_or_else(PoisonError::into_inner));
+    drop(guard);
+    let mut failed = None;
+    for child in children {
+        let was_joined = Arc::strong_count(&child) == 1 && child.is_collected();
+        match child.wait(Patience::Forever) {
+            Ok(Some(status)) if status.success() || was_joined => {}
+            Ok(Some(status)) => failed = Some(format!("{} ended with {status}", child.name())),
+            Ok(None) => {}
+            Err(error) => failed = Some(error.to_string()),
+        }
+    }
+    assert!(failed.is_none(), "a process of a scope failed: {}", failed.unwrap_or_default());
+    result
+}
+
+/// Where closures that capture are forked; see [`scope`].
+#[derive(Debug)]
+pub struct Scope<'scope, 'env: 'scope> {
+    children: Mutex<Vec<Arc<Child>>>,
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+impl<'scope> Scope<'scope, '_> {
+    /// Forks a child that runs `work` and sends its result back.
+    ///
+    /// Pipe ends that the closure uses are the child's from their first use on.
+    ///
+    /// # Errors
+    /// `Threads` if this process has other threads; `Os` if the system gives no further process.
+    pub fn spawn<F, R>(&'scope self, work: F) -> Result<ScopedProcess<'scope, R>>
+    where
+        F: FnOnce() -> R + 'scope,
+        R: Serialize + DeserializeOwned,
+    {
+        check_threads()?;
+        // SAFETY: this is the only thread.
+        unsafe { self.spawn_unchecked(work) }
+    }
+
+    /// [`spawn`](Self::spawn), also while there are other threads.
+    ///
+    /// # Errors
+    /// `Os` if the system gives no further process.
+    ///
+    /// # Safety
+    /// As for [`fork_unchecked`].
+    pub unsafe fn spawn_unchecked<F, R>(&'scope self, work: F) -> Result<ScopedProcess<'scope, R>>
+    where
+        F: FnOnce() -> R + 'scope,
+        R: Serialize + DeserializeOwned,
+    {
+        let (control, theirs) = socket::pair().map_err(|error| Error::os("start a process", error))?;
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = format!("Scope-{}", children.len() + 1);
+        let (control_here, name_there) = (&control, name.as_str());
+        let run = move || {
+            use std::os::fd::AsRawFd;
+            process::neutralize(control_here.as_raw_fd());
+            bootstrap::settle_in(name_there);
+            let mut call = Call::default();
+            match panic::catch(false, work) {
+                Ok(result) => target::finish(&mut call, &result),
+                Err(failure) => target::fail(&mut call, &failure),
+            }
+            bootstrap::send(&theirs, &mut call)
+        };
+        // SAFETY: the caller vouches for the threads.
+        let started = unsafe { start(run) }?;
+        let child = Arc::new(Child::new(name, started, false));
+        children.push(Arc::clone(&child));
+        Ok(ScopedProcess { process: Process::new(child, Some(control)), scope: PhantomData })
+    }
+}
+
+/// A child of a [`scope`], with the methods of [`Process`].
+#[derive(Debug)]
+pub struct ScopedProcess<'scope, R> {
+    process: Process<R>,
+    scope: PhantomData<&'scope ()>,
+}
+
+impl<R: DeserializeOwned> ScopedProcess<'_, R> {
+    /// Waits for what the closure returns; see [`Process::result`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn result(self) -> Result<R, TaskError> {
+        self.process.take_result()
+    }
+}
+
+impl<R> Deref for ScopedProcess<'_, R> {
+    type Target = Process<R>;
+
+    fn deref(&self) -> &Process<R> {
+        &self.process
+    }
+}

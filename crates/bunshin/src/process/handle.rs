@@ -1,0 +1,392 @@
+//! What the parent holds of a child.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::bootstrap::{FAILED, RETURNED};
+use super::builder::ProcessBuilder;
+use super::exit::ExitStatus;
+use super::outcome::{TaskError, WorkerLost};
+use super::target::Target;
+use crate::codec::outcome::Failure;
+use crate::codec::serde::decode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::process::{self, Sig, Started};
+use crate::sys::socket::{self, Interest};
+use crate::sys::thread;
+use crate::transport::{Patience, stream};
+
+/// A child process, whatever it returns.
+#[derive(Debug)]
+pub(crate) struct Child {
+    name: String,
+    started: Started,
+    daemon: bool,
+    generation: u32,
+    /// How it ended, once that has been collected.
+    status: Mutex<Option<ExitStatus>>,
+}
+
+impl Child {
+    pub(crate) fn new(name: String, started: Started, daemon: bool) -> Self {
+        Self { name, started, daemon, generation: thread::generation(), status: Mutex::new(None) }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.started.pid
+    }
+
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.started.pidfd.as_fd()
+    }
+
+    fn what(&self, operation: &str) -> String {
+        format!("{operation} process {} (pid {})", self.name, self.started.pid)
+    }
+
+    /// Collects the exit status: at once, in time, or whenever it comes.
+    pub(crate) fn wait(&self, patience: Patience) -> Result<Option<ExitStatus>> {
+        if let Some(status) = self.known_status() {
+            return Ok(Some(status));
+        }
+        // Not under the lock: other threads may want to look, or to kill.
+        if patience != Patience::Never {
+            let mut ready = Vec::new();
+            socket::poll(&[(self.pidfd(), Interest::Readable)], patience.deadline(), &mut ready)
+                .map_err(|error| Error::os(self.what("join"), error))?;
+        }
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if status.is_none() {
+            *status = process::wait(self.pidfd(), false)
+                .map_err(|error| Error::os(self.what("join"), error))?
+                .map(ExitStatus::from);
+        }
+        Ok(*status)
+    }
+
+    fn known_status(&self) -> Option<ExitStatus> {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody has collected its exit status.
+    pub(crate) fn is_collected(&self) -> bool {
+        self.known_status().is_some()
+    }
+
+    pub(crate) fn signal(&self, signal: Sig) -> Result<()> {
+        if self.known_status().is_some() {
+            return Ok(());
+        }
+        process::signal(self.pidfd(), signal).map_err(|error| Error::os(self.what("signal"), error))
+    }
+
+    /// Ends it for certain, and collects it.
+    pub(crate) fn destroy(&self) {
+        if self.generation == thread::generation() && self.signal(Sig::KILL).is_ok() {
+            let _ = self.wait(Patience::Forever);
+        }
+    }
+}
+
+/// Children whose handle was dropped while they ran: they are collected at the next
+/// start, and waited for when this process ends.
+static DETACHED: Mutex<Vec<(u32, Started)>> = Mutex::new(Vec::new());
+static AT_EXIT: Once = Once::new();
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let is_over = matches!(self.wait(Patience::Never), Ok(Some(_)) | Err(_));
+        if is_over || self.generation != thread::generation() {
+            return;
+        }
+        if self.daemon {
+            self.destroy();
+            return;
+        }
+        AT_EXIT.call_once(|| process::at_exit(join_detached));
+        if let Ok(pidfd) = socket::duplicate(self.pidfd()) {
+            let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+            detached.push((self.generation, Started { pid: self.started.pid, pidfd }));
+        }
+    }
+}
+
+/// Collects detached children that have ended.
+pub(crate) fn collect_detached() {
+    let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+    detached.retain(|(generation, started)| {
+        // A forked child has no say in its parent's children.
+        *generation == thread::generation() && matches!(process::wait(started.pidfd.as_fd(), false), Ok(None))
+    });
+}
+
+extern "C" fn join_detached() {
+    collect_detached();
+    let rest = std::mem::take(&mut *DETACHED.lock().unwrap_or_else(PoisonError::into_inner));
+    for (_, started) in rest {
+        let _ = process::wait(started.pidfd.as_fd(), true);
+    }
+}
+
+/// A child process whose target returns `R`.
+///
+/// Dropping it does not end the child: it is waited for when this process ends, unless it
+/// is a daemon, which is killed. If this process is killed, so are all its children.
+///
+/// # Source
+/// CPython's `multiprocessing.Process`.
+///
+/// # Examples
+/// ```
+/// use bunshin::Process;
+///
+/// fn greet(name: String) -> String {
+///     format!("hello {name}")
+/// }
+///
+/// let child = Process::start(greet, ("world".to_string(),))?;
+/// assert_ne!(child.pid(), std::process::id());
+/// assert_eq!(child.result()?, "hello world");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Process<R = ()> {
+    child: Arc<Child>,
+    control: Option<OwnedFd>,
+    returns: PhantomData<fn() -> R>,
+}
+
+impl Process {
+    /// Starts a child that runs a function, with the default start method.
+    ///
+    /// Returns when the child exists; it may not have begun to run.
+    ///
+    /// # Errors
+    /// `Encode` if an argument cannot be encoded, `Threads` if the start method is `Fork` and
+    /// this process has other threads, `Os` if the system gives no further process.
+    ///
+    /// # Source
+    /// CPython's `Process(target=…, args=…).start()`.
+    ///
+    /// # Examples
+    /// ```
+    /// fn add(a: i32, b: i32) -> i32 {
+    ///     a + b
+    /// }
+    ///
+    /// assert_eq!(bunshin::Process::start(add, (1, 2))?.result()?, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start<F, Args>(target: F, args: Args) -> Result<Process<F::Output>>
+    where
+        F: Target<Args>,
+        F::Output: Serialize + DeserializeOwned,
+        Args: Serialize + DeserializeOwned,
+    {
+        Self::builder().start(target, args)
+    }
+
+    /// Starts a child with a name, as a daemon, or with another start method.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{Process, StartMethod};
+    ///
+    /// let child = Process::builder()
+    ///     .name("worker")
+    ///     .daemon(true)
+    ///     .start_method(StartMethod::Spawn)
+    ///     .start(|| (), ())?;
+    /// assert_eq!(child.name(), "worker");
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
+    #[must_use]
+    pub fn builder() -> ProcessBuilder {
+        ProcessBuilder::default()
+    }
+}
+
+impl<R> Process<R> {
+    pub(crate) fn new(child: Arc<Child>, control: Option<OwnedFd>) -> Self {
+        Self { child, control, returns: PhantomData }
+    }
+
+    /// The child's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// The child's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.child.name()
+    }
+
+    /// Whether the child is killed, rather than waited for, when this handle is dropped.
+    #[must_use]
+    pub fn is_daemon(&self) -> bool {
+        self.child.daemon
+    }
+
+    /// Waits until the child has ended.
+    ///
+    /// # Errors
+    /// `Os` if the child was collected by something else in this process.
+    ///
+    /// # Source
+    /// CPython's `Process.join`.
+    pub fn join(&self) -> Result<ExitStatus> {
+        match self.child.wait(Patience::Forever)? {
+            Some(status) => Ok(status),
+            None => Err(Error::new(ErrorKind::Os, self.child.what("join"))),
+        }
+    }
+
+    /// How the child ended, if it has.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub fn try_join(&self) -> Result<Option<ExitStatus>> {
+        self.child.wait(Patience::Never)
+    }
+
+    /// Waits until the child has ended, for so long at most.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub fn join_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        self.child.wait(Patience::within(timeout))
+    }
+
+    /// Whether the child has not ended yet.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        matches!(self.try_join(), Ok(None))
+    }
+
+    /// How the child ended, if it has; the same as [`try_join`](Self::try_join), for those
+    /// who do not care why it cannot be told.
+    ///
+    /// # Source
+    /// CPython's `Process.exitcode`.
+    #[doc(alias = "exitcode")]
+    #[must_use]
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.try_join().ok().flatten()
+    }
+
+    /// Asks the child to end (SIGTERM). It is no error if it has ended.
+    ///
+    /// # Errors
+    /// `Os` if this process may not signal it.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| std::thread::park(), ())?;
+    /// child.terminate()?;
+    /// assert_eq!(child.join()?.signal(), Some(15));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
+    pub fn terminate(&self) -> Result<()> {
+        self.child.signal(Sig::TERM)
+    }
+
+    /// Ends the child (SIGKILL), also if it is stopped. It is no error if it has ended.
+    ///
+    /// # Errors
+    /// `Os` if this process may not signal it.
+    pub fn kill(&self) -> Result<()> {
+        self.child.signal(Sig::KILL)
+    }
+
+    /// A descriptor that is readable once the child has ended, for `select`, `poll` or an
+    /// event loop.
+    ///
+    /// # Source
+    /// CPython's `Process.sentinel`; `pidfd_open(2)`.
+    #[must_use]
+    pub fn sentinel(&self) -> BorrowedFd<'_> {
+        self.child.pidfd()
+    }
+}
+
+impl<R: DeserializeOwned> Process<R> {
+    /// Waits for what the child's target returns, and then for its end.
+    ///
+    /// # Errors
+    /// [`TaskError::Panicked`] with message and place if it panicked, [`TaskError::Lost`] with the
+    /// exit status if it ended in another way, [`TaskError::Arguments`] and
+    /// [`TaskError::Result`] if one of those did not get across.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{Process, TaskError};
+    ///
+    /// let child = Process::start(|| -> u8 { panic!("out of luck") }, ())?;
+    /// match child.result() {
+    ///     Err(TaskError::Panicked(panic)) => assert_eq!(panic.message(), "out of luck"),
+    ///     other => panic!("not what was expected: {other:?}"),
+    /// }
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
+    pub fn result(self) -> Result<R, TaskError> {
+        self.take_result()
+    }
+
+    pub(crate) fn take_result(&self) -> Result<R, TaskError> {
+        let message = self.receive()?;
+        let status = self.child.wait(Patience::Forever).map_err(TaskError::Pool)?;
+        self.read(message, status)
+    }
+
+    fn read(&self, message: stream::Received, status: Option<ExitStatus>) -> Result<R, TaskError> {
+        let kind = message.kind;
+        let (mut incoming, body) = message.into_parts();
+        match kind {
+            RETURNED => decode(body.as_bytes(), &mut incoming).map_err(TaskError::Result),
+            FAILED => match decode::<Failure>(body.as_bytes(), &mut incoming) {
+                Ok(failure) => Err(failure.into()),
+                Err(error) => Err(TaskError::Result(error)),
+            },
+            _ => Err(self.lost(status)),
+        }
+    }
+
+    fn receive(&self) -> Result<stream::Received, TaskError> {
+        let Some(control) = &self.control else { return Err(self.lost(self.known_end())) };
+        match stream::receive(control.as_fd(), Patience::Forever) {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(self.lost(self.known_end())),
+            Err(error) => Err(TaskError::Result(error)),
+        }
+    }
+
+    fn known_end(&self) -> Option<ExitStatus> {
+        self.child.wait(Patience::Forever).ok().flatten()
+    }
+
+    fn lost(&self, status: Option<ExitStatus>) -> TaskError {
+        TaskError::Lost(WorkerLost { name: self.name().to_owned(), pid: self.pid(), task: None, status })
+    }
+}
+
+impl<R> fmt::Debug for Process<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("name", &self.child.name)
+            .field("pid", &self.pid())
+            .field("status", &self.child.known_status())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,33 @@
+//! Processes: starting them, talking to them, and how they end.
+//!
+//! - `handle`: [`Process`](crate::Process), what the parent holds.
+//! - `builder`: how one is started; `start_method`, `target`: by what, and doing what.
+//! - `fork`, `spawn`, `forkserver`: the three start methods; `launcher` is the thread
+//!   that children are started from where the main thread is not the caller.
+//! - `bootstrap`: the child's side.
+//! - `exit`, `outcome`: how a process or a task ended.
+
+pub(crate) mod bootstrap;
+mod builder;
+mod exit;
+pub(crate) mod fork;
+mod forkserver;
+mod handle;
+mod launcher;
+pub(crate) mod outcome;
+pub(crate) mod panic;
+mod spawn;
+mod start_method;
+pub(crate) mod target;
+
+pub use bootstrap::init;
+pub use builder::ProcessBuilder;
+pub use exit::ExitStatus;
+pub use fork::{Fork, Scope, ScopedProcess, fork, fork_unchecked, scope};
+pub use handle::Process;
+pub use outcome::{Panic, TaskError, WorkerLost};
+pub use start_method::{StartMethod, set_start_method, start_method};
+pub use target::Target;
+
+pub(crate) use builder::start_entry;
+pub(crate) use handle::Child;

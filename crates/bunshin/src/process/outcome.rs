@@ -1,0 +1,170 @@
+//! Why a task in another process gave no result.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use super::exit::ExitStatus;
+use crate::codec::outcome::Failure;
+use crate::error::{Error, ErrorKind};
+
+/// A panic in another process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Panic {
+    pub(crate) message: String,
+    pub(crate) location: Option<String>,
+}
+
+impl Panic {
+    /// What the task panicked with, if that was text.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Where: file, line and column.
+    #[must_use]
+    pub fn location(&self) -> Option<&str> {
+        self.location.as_deref()
+    }
+}
+
+impl fmt::Display for Panic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.location {
+            Some(location) => write!(f, "panicked at {location}: {}", self.message),
+            None => write!(f, "panicked: {}", self.message),
+        }
+    }
+}
+
+/// A process that ended while it had a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerLost {
+    pub(crate) name: String,
+    pub(crate) pid: u32,
+    pub(crate) task: Option<usize>,
+    pub(crate) status: Option<ExitStatus>,
+}
+
+impl WorkerLost {
+    /// The name of the process.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The position of the task in its map, if it was one of a pool.
+    #[must_use]
+    pub fn task(&self) -> Option<usize> {
+        self.task
+    }
+
+    /// How the process ended; nothing if the system has no record of it.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
+    }
+}
+
+impl fmt::Display for WorkerLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} (pid {}) ended", self.name, self.pid)?;
+        match self.status {
+            Some(status) => write!(f, " with {status}")?,
+            None => f.write_str(" in an unknown way")?,
+        }
+        match self.task {
+            Some(task) => write!(f, " while it ran task {task}"),
+            None => f.write_str(" without a result"),
+        }
+    }
+}
+
+/// Why a task gave no result.
+///
+/// # Examples
+/// ```
+/// use bunshin::{Pool, TaskError};
+///
+/// fn check(number: i32) -> i32 {
+///     assert!(number != 2, "no twos");
+///     number
+/// }
+///
+/// let pool = Pool::new(2)?;
+/// let results = pool.map_each(check, [1, 2, 3]);
+/// assert_eq!(results[2].as_ref().ok(), Some(&3));
+/// match &results[1] {
+///     Err(TaskError::Panicked(panic)) => assert_eq!(panic.message(), "no twos"),
+///     other => panic!("not what was expected: {other:?}"),
+/// }
+/// # Ok::<(), bunshin::Error>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// It panicked. The process goes on, if it is a pool's.
+    Panicked(Panic),
+    /// Its process was killed, crashed, or exited.
+    Lost(WorkerLost),
+    /// The arguments could not be sent, or could not be decoded where the task was to run.
+    Arguments(Error),
+    /// The result could not be sent, or could not be decoded here.
+    Result(Error),
+    /// It was never run, as the pool was closed or terminated.
+    Cancelled,
+    /// It was never run, as the pool has no workers and can get none.
+    Pool(Error),
+}
+
+impl TaskError {
+    /// Whether the task's process died.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+
+    /// Whether the task panicked.
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        matches!(self, Self::Panicked(_))
+    }
+}
+
+impl From<Failure> for TaskError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Panicked { message, location } => Self::Panicked(Panic { message, location }),
+            Failure::Arguments(message) => Self::Arguments(Error::new(ErrorKind::Decode, message)),
+            Failure::Result(message) => Self::Result(Error::new(ErrorKind::Encode, message)),
+        }
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Panicked(panic) => write!(f, "the task {panic}"),
+            Self::Lost(lost) => write!(f, "the task's process was lost: {lost}"),
+            Self::Arguments(error) => write!(f, "the task's arguments did not get there: {error}"),
+            Self::Result(error) => write!(f, "the task's result did not get here: {error}"),
+            Self::Cancelled => f.write_str("the task was cancelled before it ran"),
+            Self::Pool(error) => write!(f, "the task could not be run: {error}"),
+        }
+    }
+}
+
+impl StdError for TaskError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Arguments(error) | Self::Result(error) | Self::Pool(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! Blocks of shared memory that are handed from process to process instead of copied.
+//!
+//! A heap is a table of blocks in a segment; the blocks themselves follow the
+//! segment's fixed part. The processes that use a heap are its members, each with a
+//! number; a block's state says which of them hold it:
+//!
+//! | Bits of the state | Means |
+//! |---|---|
+//! | 0..=61 | the member of that number holds the block |
+//! | 62 | the block is being made, or its memory is being given back |
+//! | 63 | a message that names the block is on its way |
+//!
+//! | From | To | By |
+//! |---|---|---|
+//! | 0 | one holder | `alloc`, compare-and-swap |
+//! | holder | holder + on its way | the sender, when it writes the message |
+//! | on its way (+ holder) | receiver (+ holder) | the receiver, when it reads the message |
+//! | one holder less | | whoever lets go; at 0 the block is free again |
+//!
+//! Only a holder that is alone may write (`is_alone`): nobody can become a second one
+//! but through a message that this holder sends. Free blocks keep their memory up to a
+//! limit, as fresh pages cost more than the copy into them.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::layout::{HEAP_BLOCKS, HEAP_TABLE};
+use super::lock::RawLock;
+use super::segment::{Segment, Shared};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::memory::{self, Mapping, PAGE};
+use crate::sys::thread;
+
+const MAKING: u64 = 1 << 62;
+const ON_ITS_WAY: u64 = 1 << 63;
+/// Members beyond this number copy instead of holding blocks.
+pub(crate) const MEMBERS: u32 = 62;
+
+/// Free memory that a heap keeps for the next blocks.
+const KEEP: u64 = 256 << 20;
+/// A larger block gives its memory back as soon as nobody holds it.
+const KEEP_BLOCK: u64 = 128 << 20;
+/// The smallest block.
+const SMALLEST: u64 = 64 << 10;
+
+#[repr(C)]
+struct Table {
+    lock: RawLock,
+    /// Where the next new block starts in the memory behind the segment.
+    next: AtomicU64,
+    /// Blocks that were ever made: the rest of the table is untouched.
+    made: AtomicU32,
+    _spare: [AtomicU32; 3],
+}
+
+#[repr(C)]
+struct Entry {
+    state: AtomicU64,
+    offset: AtomicU64,
+    capacity: AtomicU64,
+    /// The member that put the block on its way.
+    sender: AtomicU32,
+    _spare: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Table>() == 64);
+const _: () = assert!(size_of::<Entry>() == 32);
+const _: () = assert!(HEAP_TABLE == 64 + HEAP_BLOCKS * 32);
+
+// SAFETY: atomics and a lock that is `Shared` itself.
+unsafe impl Shared for Table {}
+// SAFETY: atomics.
+unsafe impl Shared for Entry {}
+
+/// A block named in a message: which one, and how many of its bytes count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    pub(crate) index: u32,
+    pub(crate) len: u64,
+}
+
+impl Descriptor {
+    /// Bytes of a descriptor in a message.
+    pub(crate) const SIZE: usize = 16;
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..4].copy_from_slice(&self.index.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.len.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        let (mut index, mut len) = ([0; 4], [0; 8]);
+        index.copy_from_slice(&bytes[..4]);
+        len.copy_from_slice(&bytes[8..]);
+        Self { index: u32::from_le_bytes(index), len: u64::from_le_bytes(len) }
+    }
+}
+
+/// One member's view of a heap.
+#[derive(Debug)]
+pub(crate) struct Heap {
+    segment: Arc<Segment>,
+    table: usize,
+    member: u32,
+    /// Blocks that this view holds.
+    held: AtomicUsize,
+    maps: Mutex<Vec<Option<Mapped>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Mapped {
+    offset: u64,
+    capacity: u64,
+    map: Arc<Mapping>,
+}
+
+impl Heap {
+    /// Views the heap whose table lies at `table`; zeroed memory is an empty heap.
+    pub(crate) fn new(segment: Arc<Segment>, table: usize, member: u32) -> Arc<Self> {
+        segment.span(table, HEAP_TABLE);
+        Arc::new(Self { segment, table, member, held: AtomicUsize::new(0), maps: Mutex::default() })
+    }
+
+    fn table(&self) -> &Table {
+        self.segment.at(self.table)
+    }
+
+    fn entry(&self, index: usize) -> &Entry {
+        assert!(index < HEAP_BLOCKS);
+        self.segment.at(self.table + 64 + index * 32)
+    }
+
+    fn bit(&self) -> Option<u64> {
+        (self.member < MEMBERS).then(|| 1 << self.member)
+    }
+
+    fn made(&self) -> usize {
+        (self.table().made.load(Ordering::Acquire) as usize).min(HEAP_BLOCKS)
+    }
+
+    /// Whether this member holds so many blocks that it had better copy the next.
+    ///
+    /// Without it, a receiver that keeps what it gets would leave the sender no block.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.bit().is_none() || self.held.load(Ordering::Relaxed) >= HEAP_BLOCKS / 2
+    }
+
+    /// Takes a block of at least `len` bytes. `Ok(None)` if there is none to be had in
+    /// this heap, which says nothing about the memory of the machine.
+    pub(crate) fn alloc(self: &Arc<Self>, len: usize) -> Result<Option<Block>> {
+        let Some(bit) = self.bit() else { return Ok(None) };
+        let want = capacity_for(len as u64);
+        for index in 0..self.made() {
+            let entry = self.entry(index);
+            let capacity = entry.capacity.load(Ordering::Relaxed);
+            if entry.state.load(Ordering::Relaxed) == 0
+                && (want..=want.saturating_mul(2)).contains(&capacity)
+                && entry.state.compare_exchange(0, bit, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                // Another member may have given the memory back before the swap.
+                if entry.capacity.load(Ordering::Relaxed) == capacity {
+                    return self.block(index, len).map(Some);
+                }
+                self.let_go(index, bit);
+            }
+        }
+        self.make(want, bit)?.map(|index| self.block(index, len)).transpose()
+    }
+
+    /// Makes a new block. The lock may have been abandoned: `next` and `made` are each
+    /// right on their own at any time, and an entry left half made stays out of use.
+    fn make(&self, want: u64, bit: u64) -> Result<Option<usize>> {
+        let table = self.table();
+        table.lock.lock(None).map_err(|refused| {
+            Error::new(ErrorKind::Unsupported, format!("lock a shared heap: {refused:?}"))
+        })?;
+        let made = self.make_locked(want, bit);
+        table.lock.unlock();
+        made
+    }
+
+    fn make_locked(&self, want: u64, bit: u64) -> Result<Option<usize>> {
+        let table = self.table();
+        self.trim();
+        let reusable = (0..self.made()).find(|index| {
+            let entry = self.entry(*index);
+            entry.capacity.load(Ordering::Relaxed) == 0
+                && entry.state.compare_exchange(0, MAKING, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        });
+        let index = match reusable {
+            Some(index) => index,
+            None if self.made() < HEAP_BLOCKS => {
+                let index = self.made();
+                self.entry(index).state.store(MAKING, Ordering::Relaxed);
+                table.made.store(index as u32 + 1, Ordering::Release);
+                index
+            }
+            None => return Ok(None),
+        };
+        let entry = self.entry(index);
+        let offset = table.next.load(Ordering::Relaxed).max(self.segment.len().next_multiple_of(PAGE) as u64);
+        table.next.store(offset + want, Ordering::Relaxed);
+        entry.offset.store(offset, Ordering::Relaxed);
+        entry.capacity.store(0, Ordering::Relaxed);
+        if let Err(error) = memory::reserve(self.segment.as_fd(), offset, want) {
+            entry.state.store(0, Ordering::Release);
+            return Err(Error::os(format!("make a block of {want} bytes of shared memory"), error));
+        }
+        entry.capacity.store(want, Ordering::Relaxed);
+        entry.state.store(bit, Ordering::Release);
+        Ok(Some(index))
+    }
+
+    /// Gives memory of free blocks back while they have more than the limit.
+    fn trim(&self) {
+        let free = |index: usize| {
+            let entry = self.entry(index);
+            if entry.state.load(Ordering::Relaxed) == 0 { entry.capacity.load(Ordering::Relaxed) } else { 0 }
+        };
+        let mut total: u64 = (0..self.made()).map(free).sum();
+        for index in 0..self.made() {
+            if total <= KEEP {
+                break;
+            }
+            let capacity = free(index);
+            let state = &self.entry(index).state;
+            if capacity != 0 && state.compare_exchange(0, MAKING, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                total -= capacity;
+                self.give_back(index);
+            }
+        }
+    }
+
+    /// Gives the memory of a block that is marked `MAKING` back, and frees its entry.
+    fn give_back(&self, index: usize) {
+        let entry = self.entry(index);
+        let capacity = entry.capacity.swap(0, Ordering::Relaxed);
+        memory::release(self.segment.as_fd(), entry.offset.load(Ordering::Relaxed), capacity);
+        entry.state.store(0, Ordering::Release);
+    }
+
+    /// A block that this member has just become a holder of.
+    fn block(self: &Arc<Self>, index: usize, len: usize) -> Result<Block> {
+        let map = self.map(index, len).inspect_err(|_| self.let_go(index, self.bit().unwrap_or(0)))?;
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Ok(Block { home: Home::Heap { heap: Arc::clone(self), index }, map, len, generation: thread::generation() })
+    }
+
+    fn map(&self, index: usize, len: usize) -> Result<Arc<Mapping>> {
+        let entry = self.entry(index);
+        let (offset, capacity) = (entry.offset.load(Ordering::Relaxed), entry.capacity.load(Ordering::Relaxed));
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Some(mapped)) = maps.get(index) {
+            if mapped.offset == offset && mapped.capacity == capacity && len as u64 <= capacity {
+                return Ok(Arc::clone(&mapped.map));
+            }
+        }
+        let end = offset.checked_add(capacity);
+        let size = memory::len(self.segment.as_fd()).map_err(|error| Error::os("look at a shared heap", error))?;
+        if len as u64 > capacity || offset < self.segment.len() as u64 || end.is_none_or(|end| end > size) {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("a message names block {index} of {len} bytes, which is not a block of this heap"),
+            ));
+        }
+        let length = usize::try_from(capacity).map_err(|_| Error::new(ErrorKind::OutOfMemory, "map a block"))?;
+        let map = Mapping::new(self.segment.as_fd(), offset, length)
+            .map_err(|error| Error::os(format!("map a block of {capacity} bytes of shared memory"), error))?;
+        let map = Arc::new(map);
+        if maps.len() <= index {
+            maps.resize(index + 1, None);
+        }
+        maps[index] = Some(Mapped { offset, capacity, map: Arc::clone(&map) });
+        Ok(map)
+    }
+
+    /// Lets go of the bits of a block; frees it if nobody else holds it.
+    fn let_go(&self, index: usize, bits: u64) {
+        let entry = self.entry(index);
+        if entry.capacity.load(Ordering::Relaxed) > KEEP_BLOCK
+            && entry.state.compare_exchange(bits, MAKING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            self.give_back(index);
+            return;
+        }
+        entry.state.fetch_and(!bits, Ordering::AcqRel);
+    }
+
+    /// Receives a block that a message names.
+    pub(crate) fn claim(self: &Arc<Self>, descriptor: Descriptor) -> Result<Block> {
+        let corrupt = |why: &str| {
+            Error::new(ErrorKind::Corrupt, format!("a message names block {}, {why}", descriptor.index))
+        };
+        let index = descriptor.index as usize;
+        if index >= self.made() {
+            return Err(corrupt("which was never made"));
+        }
+        let len = usize::try_from(descriptor.len).map_err(|_| corrupt("which is too long"))?;
+        let Some(bit) = self.bit() else {
+            return Err(Error::new(ErrorKind::Unsupported, "this process is one too many to hold shared blocks"));
+        };
+        let state = &self.entry(index).state;
+        let mut seen = state.load(Ordering::Relaxed);
+        loop {
+            if seen & ON_ITS_WAY == 0 {
+                return Err(corrupt("which nobody has sent"));
+            }
+            match state.compare_exchange_weak(seen, seen & !ON_ITS_WAY | bit, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return self.block(index, len),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Undoes the sending of a block whose message does not go out, or that nobody
+    /// will read.
+    pub(crate) fn recall(&self, descriptor: Descriptor) {
+        let index = descriptor.index as usize;
+        if index < self.made() {
+            self.let_go(index, ON_ITS_WAY);
+        }
+    }
+
+    /// Lets go of everything that a member held or was sending when it died.
+    ///
+    /// Its messages that did go out must have been read before.
+    pub(crate) fn bury(&self, member: u32) {
+        for index in 0..self.made() {
+            let entry = self.entry(index);
+            let state = entry.state.load(Ordering::Acquire);
+            if state & ON_ITS_WAY != 0 && entry.sender.load(Ordering::Relaxed) == member {
+                self.let_go(index, ON_ITS_WAY);
+            }
+            if member < MEMBERS && state & (1 << member) != 0 {
+                self.let_go(index, 1 << member);
+            }
+        }
+    }
+}
+
+fn capacity_for(len: u64) -> u64 {
+    let len = len.max(SMALLEST);
+    // Steps of an eighth of the next power of two: little waste, few sizes.
+    let step = (len.checked_next_power_of_two().unwrap_or(len) / 8).max(PAGE as u64);
+    len.div_ceil(step).saturating_mul(step)
+}
+
+/// Shared memory that this process holds: a block of a heap, or memory of its own.
+///
+/// Lets go when dropped.
+#[derive(Debug)]
+pub(crate) struct Block {
+    home: Home,
+    map: Arc<Mapping>,
+    len: usize,
+    /// Of the process that holds it: a forked child has a copy that does not count.
+    generation: u32,
+}
+
+#[derive(Debug)]
+enum Home {
+    Heap { heap: Arc<Heap>, index: usize },
+    /// Memory that came with a handle, for this holder alone.
+    Alone,
+}
+
+impl Block {
+    /// Makes memory that belongs to no heap, and the handle to send it by.
+    pub(crate) fn alone(len: usize) -> Result<(Self, std::os::fd::OwnedFd)> {
+        let what = || format!("make {len} bytes of shared memory");
+        let fd = memory::create(len.max(1) as u64).map_err(|error| Error::os(what(), error))?;
+        let map = Mapping::new(fd.as_fd(), 0, len.max(1)).map_err(|error| Error::os(what(), error))?;
+        Ok((Self { home: Home::Alone, map: Arc::new(map), len, generation: thread::generation() }, fd))
+    }
+
+    /// Maps memory that came with a handle.
+    pub(crate) fn attach(fd: &std::os::fd::OwnedFd, len: usize) -> Result<Self> {
+        let size = memory::sealed_len(fd.as_fd()).map_err(|error| Error::os("attach to a large payload", error))?;
+        if len as u64 > size {
+            return Err(Error::new(ErrorKind::Corrupt, format!("a payload of {len} bytes came in {size} bytes of memory")));
+        }
+        let map = Mapping::new(fd.as_fd(), 0, len.max(1)).map_err(|error| Error::os("map a large payload", error))?;
+        Ok(Self { home: Home::Alone, map: Arc::new(map), len, generation: thread::generation() })
+    }
+
+    /// The bytes.
+    ///
+    /// While this process holds the block, nobody writes to it: other holders may not
+    /// unless they are alone.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is at least `len` long and lives as long as `self`. Its bytes do
+        // not change: writing takes being the only holder, which others are not while we are.
+        unsafe { std::slice::from_raw_parts(self.map.start().as_ptr(), self.len) }
+    }
+
+    /// The bytes to write to, if this process is the only holder.
+    pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        if !self.is_alone() {
+            return None;
+        }
+        // SAFETY: as in `bytes`, and `self` is the only block of this process that names this
+        // memory, borrowed mutably: no other reference exists, in any process.
+        Some(unsafe { std::slice::from_raw_parts_mut(self.map.start().as_ptr(), self.len) })
+    }
+
+    /// Whether nobody else holds the block or is about to.
+    fn is_alone(&self) -> bool {
+        match &self.home {
+            Home::Alone => true,
+            Home::Heap { .. } if self.generation != thread::generation() => false,
+            Home::Heap { heap, index } => Some(heap.entry(*index).state.load(Ordering::Acquire)) == heap.bit(),
+        }
+    }
+
+    /// Whether this process had better copy the bytes and let go.
+    pub(crate) fn is_scarce(&self) -> bool {
+        matches!(&self.home, Home::Heap { heap, .. } if heap.is_crowded())
+    }
+
+    /// Bytes in use.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Names the block in a message to another member of `heap`, if it is one of its
+    /// blocks and not on its way already. This process keeps holding it until it lets go.
+    pub(crate) fn send_by(&self, heap: &Arc<Heap>) -> Option<Descriptor> {
+        let Home::Heap { heap: home, index } = &self.home else { return None };
+        if !Arc::ptr_eq(home, heap) {
+            return None;
+        }
+        let entry = home.entry(*index);
+        let mut seen = entry.state.load(Ordering::Relaxed);
+        loop {
+            if seen & ON_ITS_WAY != 0 {
+                return None;
+            }
+            match entry.state.compare_exchange_weak(seen, seen | ON_ITS_WAY, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => seen = now,
+            }
+        }
+        entry.sender.store(home.member, Ordering::Relaxed);
+        Some(Descriptor { index: *index as u32, len: self.len as u64 })
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // A copy that a fork made does not count; the block stays held for the other one.
+        if thread::is_left_to_child() || self.generation != thread::generation() {
+            return;
+        }
+        if let Home::Heap { heap, index } = &self.home {
+            heap.held.fetch_sub(1, Ordering::Relaxed);
+            heap.let_go(*index, heap.bit().unwrap_or(0));
+        }
+    }
+}

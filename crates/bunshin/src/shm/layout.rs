@@ -1,0 +1,48 @@
+//! Where things lie in a segment: the numbers of LAYOUT.md.
+
+/// The first eight bytes of every segment.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"bunshin\x01");
+/// Changes with every change of LAYOUT.md.
+pub(crate) const VERSION: u32 = 1;
+
+/// What a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    /// Two rings and a heap: a duplex pipe. One ring of it may stay unused.
+    Pipe = 1,
+    /// A lock and plain values.
+    Shared = 2,
+    /// A pool's task table and heap.
+    Pool = 3,
+}
+
+/// Bytes of the header that every segment starts with.
+pub(crate) const HEADER: usize = 64;
+
+/// Bytes of a ring's data; a power of two.
+pub(crate) const RING: usize = 64 << 10;
+/// A ring's header and data.
+pub(crate) const RING_STRIDE: usize = RING_HEADER + RING;
+/// Bytes of a ring's header.
+pub(crate) const RING_HEADER: usize = 384;
+/// Where a pipe's first ring starts.
+pub(crate) const PIPE_RINGS: usize = 4096;
+
+/// Blocks that a heap can hold at a time.
+pub(crate) const HEAP_BLOCKS: usize = 2048;
+/// Bytes of a heap's table.
+pub(crate) const HEAP_TABLE: usize = 64 + HEAP_BLOCKS * 32;
+
+/// Where a pipe's heap table starts.
+pub(crate) const PIPE_HEAP: usize = PIPE_RINGS + 2 * RING_STRIDE + 256;
+/// Bytes of a pipe's segment before its first block.
+pub(crate) const PIPE_FIXED: usize = (PIPE_HEAP + HEAP_TABLE).next_multiple_of(4096);
+
+/// Where the lock of shared data lies.
+pub(crate) const CELL_LOCK: usize = 64;
+/// Where shared data starts.
+pub(crate) const CELL_DATA: usize = 128;
+
+const _: () = assert!(RING.is_power_of_two());
+const _: () = assert!(PIPE_HEAP.is_multiple_of(64));

@@ -1,0 +1,186 @@
+//! A lock word in shared memory that survives its owner.
+//!
+//! # The word
+//!
+//! | Bits | Means |
+//! |---|---|
+//! | 0..=29 | thread id of the owner, 0 if there is none |
+//! | 30 | the owner died with the lock; set by the kernel, together with owner 0 |
+//! | 31 | somebody sleeps on the word, or is about to |
+//!
+//! | From | To | By |
+//! |---|---|---|
+//! | free | owner | `try_lock`, one compare-and-swap |
+//! | owner | owner + waiters | a thread that is about to sleep |
+//! | owner (+ waiters) | free | `unlock`, one swap; wakes one sleeper if there were waiters |
+//! | owner (+ waiters) | died (+ waiters) | the kernel, when the owner ends; wakes one sleeper |
+//! | died (+ waiters) | owner (+ waiters) | the next to lock, who is told |
+//!
+//! No wake-up is lost: a sleeper sets the waiters bit by compare-and-swap on the very
+//! value that it then waits for (`futex(2)` compares again), and whoever gets the lock
+//! after having slept keeps the bit, as others may sleep still. The kernel finds the
+//! word through the thread's list of robust locks (see `sys::thread`), into which the
+//! owner links it; between the swap of the word and the link, `pending` names it.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use super::segment::Shared;
+use crate::sys::thread::{self, NEXT_IN_NODE, Node, OWNER, OWNER_DIED, Pending, WAITERS, WORD_FROM_NEXT};
+
+/// Tries before a thread goes to sleep on a lock that another processor holds.
+const SPINS: u32 = 100;
+
+/// A robust lock; 40 bytes, valid when zeroed.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct RawLock {
+    word: AtomicU32,
+    _shape: [AtomicU32; 5],
+    node: Node,
+}
+
+const _: () = assert!(size_of::<RawLock>() == 40);
+const _: () = assert!(
+    std::mem::offset_of!(RawLock, node) as isize + NEXT_IN_NODE as isize + WORD_FROM_NEXT
+        == std::mem::offset_of!(RawLock, word) as isize
+);
+
+// SAFETY: the node is touched by the thread that holds the word, nobody else.
+unsafe impl Sync for RawLock {}
+// SAFETY: as above; zeros and every other pattern are valid.
+unsafe impl Shared for RawLock {}
+
+/// How a lock was got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// From an owner who gave it back.
+    Clean,
+    /// From an owner who died: what it protects may be half changed.
+    Abandoned,
+}
+
+/// Why a lock was not got.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// Another thread has it, and there is no time to wait.
+    Held,
+    /// This very thread has it: waiting would never end.
+    Own,
+    /// The system has no robust locks.
+    Unsupported(io::Error),
+}
+
+impl RawLock {
+    /// Takes the lock if it is free.
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Result<Taken, Refused> {
+        let tid = thread::tid();
+        let pending = Pending::begin(&self.node).map_err(Refused::Unsupported)?;
+        let taken = match self.word.compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => Some(Taken::Clean),
+            Err(seen) => self.take_unowned(seen, tid, 0),
+        };
+        if taken.is_some() {
+            pending.link(&self.node);
+        }
+        pending.end();
+        taken.ok_or_else(|| if self.word.load(Ordering::Relaxed) & OWNER == tid { Refused::Own } else { Refused::Held })
+    }
+
+    /// Takes the lock if the value seen has no owner; `keep` is added to the word.
+    fn take_unowned(&self, seen: u32, tid: u32, keep: u32) -> Option<Taken> {
+        if seen & OWNER != 0 {
+            return None;
+        }
+        let new = tid | (seen & WAITERS) | keep;
+        self.word.compare_exchange(seen, new, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        Some(if seen & OWNER_DIED != 0 { Taken::Abandoned } else { Taken::Clean })
+    }
+
+    /// Waits for the lock, for ever without a deadline.
+    pub(crate) fn lock(&self, deadline: Option<Instant>) -> Result<Taken, Refused> {
+        match self.try_lock() {
+            Err(Refused::Held) => self.lock_slowly(deadline),
+            other => other,
+        }
+    }
+
+    #[cold]
+    fn lock_slowly(&self, deadline: Option<Instant>) -> Result<Taken, Refused> {
+        let tid = thread::tid();
+        for _ in 0..SPINS {
+            std::hint::spin_loop();
+            if self.word.load(Ordering::Relaxed) & OWNER == 0 {
+                break;
+            }
+        }
+        let mut slept = 0;
+        loop {
+            let seen = self.word.load(Ordering::Relaxed);
+            if seen & OWNER == 0 {
+                // Not held over the wait below: the kernel must not think that this thread
+                // is taking a lock while it sleeps.
+                let pending = Pending::begin(&self.node).map_err(Refused::Unsupported)?;
+                let taken = self.take_unowned(seen, tid, slept);
+                if taken.is_some() {
+                    pending.link(&self.node);
+                }
+                pending.end();
+                if let Some(taken) = taken {
+                    return Ok(taken);
+                }
+                continue;
+            }
+            let waiting = seen | WAITERS;
+            if seen != waiting
+                && self.word.compare_exchange(seen, waiting, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            {
+                continue;
+            }
+            slept = WAITERS;
+            if thread::futex_wait(&self.word, waiting, deadline) {
+                return Err(Refused::Held);
+            }
+        }
+    }
+
+    /// Gives the lock back.
+    ///
+    /// Does nothing if this thread does not hold it, as in a forked child that has
+    /// inherited a guard of its parent.
+    #[inline]
+    pub(crate) fn unlock(&self) {
+        self.give_back(0);
+    }
+
+    /// Gives the lock back so that the next one is told that it was abandoned.
+    pub(crate) fn unlock_abandoned(&self) {
+        self.give_back(OWNER_DIED);
+    }
+
+    #[inline]
+    fn give_back(&self, to: u32) {
+        if !self.is_mine() {
+            return;
+        }
+        let Ok(pending) = Pending::begin(&self.node) else { return };
+        pending.unlink(&self.node);
+        if self.word.swap(to, Ordering::Release) & WAITERS != 0 {
+            thread::futex_wake(&self.word, 1);
+        }
+        pending.end();
+    }
+
+    /// Whether this thread holds the lock.
+    #[inline]
+    pub(crate) fn is_mine(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & OWNER == thread::tid()
+    }
+
+    /// Whether a thread of this process holds the lock; the memory must then stay mapped.
+    pub(crate) fn is_held_here(&self) -> bool {
+        thread::is_own_thread(self.word.load(Ordering::Relaxed) & OWNER)
+    }
+}

@@ -1,0 +1,287 @@
+//! A byte ring between one sender and one receiver, and its two bells.
+//!
+//! Positions count bytes from the beginning of time; a position modulo the capacity
+//! is a place in the data. `tail` is written by the sender alone, `head` by the
+//! receiver alone; the bytes from `head` to `tail` are the receiver's to read.
+//!
+//! # Bells
+//!
+//! Whoever finds nothing to do arms its bell, looks once more, and sleeps on its
+//! socket. The other side, after it has published its position, rings if the bell is
+//! armed: it moves the bell to `RUNG`, and writes one byte to the socket.
+//!
+//! | State | Means | Left by |
+//! |---|---|---|
+//! | `QUIET` | nobody wants to be woken | the sleeper: to `ARMED` |
+//! | `ARMED` | wants to be woken | the other side: to `RUNG`; the sleeper: to `QUIET` |
+//! | `RUNG` | one byte is on its way, or there | the sleeper, when it has read it |
+//!
+//! No wake-up is lost: the sleeper stores `ARMED` and then loads the position; the
+//! other side stores the position and then loads the bell; sequentially consistent
+//! fences between the two make at least one of them see the other's store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use super::layout::{RING, RING_HEADER};
+use super::lock::RawLock;
+use super::segment::{Segment, Shared};
+
+const QUIET: u32 = 0;
+const ARMED: u32 = 1;
+const RUNG: u32 = 2;
+
+/// A ring's header in the segment.
+#[repr(C, align(64))]
+pub(crate) struct RingHeader {
+    tail: AtomicU64,
+    sender_cpu: AtomicU32,
+    _sender: [AtomicU32; 13],
+
+    head: AtomicU64,
+    receiver_cpu: AtomicU32,
+    _receiver: [AtomicU32; 13],
+
+    /// The receiver's bell, and how many processes use the receiving side.
+    data_bell: AtomicU32,
+    receivers: AtomicU32,
+    _data: [AtomicU32; 14],
+
+    /// The sender's bell, and how many processes use the sending side.
+    space_bell: AtomicU32,
+    senders: AtomicU32,
+    _space: [AtomicU32; 14],
+
+    send_lock: RawLock,
+    _send: [AtomicU32; 6],
+    receive_lock: RawLock,
+    _receive: [AtomicU32; 6],
+}
+
+const _: () = assert!(size_of::<RingHeader>() == RING_HEADER);
+
+// SAFETY: atomics, and locks that are `Shared` themselves.
+unsafe impl Shared for RingHeader {}
+
+/// One of the two sides of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Sender,
+    Receiver,
+}
+
+/// A view of a ring in a segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Ring {
+    segment: Arc<Segment>,
+    at: usize,
+}
+
+impl Ring {
+    pub(crate) fn new(segment: Arc<Segment>, at: usize) -> Self {
+        // Panics here, not later, if the ring does not fit.
+        segment.at::<RingHeader>(at);
+        segment.span(at, RING_HEADER + RING);
+        Self { segment, at }
+    }
+
+    #[inline]
+    fn header(&self) -> &RingHeader {
+        self.segment.at(self.at)
+    }
+
+    pub(crate) fn lock(&self, end: End) -> &RawLock {
+        match end {
+            End::Sender => &self.header().send_lock,
+            End::Receiver => &self.header().receive_lock,
+        }
+    }
+
+    // -- the sender's side
+
+    /// Where the sender goes on, and how many bytes are free there. `head` is what the
+    /// caller has last seen of the receiver; it is looked at again if `need` is not free.
+    #[inline]
+    pub(crate) fn room(&self, head: &mut u64, need: usize) -> (u64, usize) {
+        let header = self.header();
+        let tail = header.tail.load(Ordering::Relaxed);
+        let free = |head: u64| RING.saturating_sub(usize::try_from(tail.wrapping_sub(head)).unwrap_or(usize::MAX));
+        // What was seen may be older than a whole round if another process has sent meanwhile.
+        if free(*head) < need {
+            *head = header.head.load(Ordering::Acquire);
+        }
+        (tail, free(*head))
+    }
+
+    /// Copies bytes to a position that is free.
+    #[inline]
+    pub(crate) fn put(&self, position: u64, bytes: &[u8]) {
+        let place = position as usize & (RING - 1);
+        let data = self.at + RING_HEADER;
+        let first = bytes.len().min(RING - place);
+        self.segment.copy_in(data + place, &bytes[..first]);
+        if first < bytes.len() {
+            self.segment.copy_in(data, &bytes[first..]);
+        }
+    }
+
+    /// Makes everything up to `tail` the receiver's. True if the receiver is to be rung.
+    #[inline]
+    pub(crate) fn publish(&self, tail: u64) -> bool {
+        let header = self.header();
+        header.tail.store(tail, Ordering::Release);
+        fence(Ordering::SeqCst);
+        ring(&header.data_bell)
+    }
+
+    // -- the receiver's side
+
+    /// Where the receiver goes on, and how many bytes are there. `tail` is what the
+    /// caller has last seen of the sender; it is looked at again if nothing is left.
+    #[inline]
+    pub(crate) fn filled(&self, tail: &mut u64) -> (u64, usize) {
+        let header = self.header();
+        let head = header.head.load(Ordering::Relaxed);
+        let mut filled = tail.wrapping_sub(head);
+        // More than a ring: what was seen is older than what another process has received.
+        if filled == 0 || filled > RING as u64 {
+            *tail = header.tail.load(Ordering::Acquire);
+            filled = tail.wrapping_sub(head);
+        }
+        (head, usize::try_from(filled).unwrap_or(usize::MAX))
+    }
+
+    /// Whether there is something to receive.
+    #[inline]
+    pub(crate) fn has_data(&self) -> bool {
+        let header = self.header();
+        header.tail.load(Ordering::Acquire) != header.head.load(Ordering::Relaxed)
+    }
+
+    /// Copies bytes from a position.
+    #[inline]
+    pub(crate) fn take(&self, position: u64, bytes: &mut [u8]) {
+        let place = position as usize & (RING - 1);
+        let data = self.at + RING_HEADER;
+        let first = bytes.len().min(RING - place);
+        self.segment.copy_out(data + place, &mut bytes[..first]);
+        if first < bytes.len() {
+            self.segment.copy_out(data, &mut bytes[first..]);
+        }
+    }
+
+    /// Makes everything before `new` free again. True if the sender is to be rung.
+    ///
+    /// The sender's bell is looked at once each quarter of the ring. A sender never waits
+    /// for more than a quarter, so that the last look before the ring is empty finds it
+    /// with enough room.
+    #[inline]
+    pub(crate) fn consume(&self, old: u64, new: u64) -> bool {
+        let header = self.header();
+        header.head.store(new, Ordering::Release);
+        const QUARTER: u64 = (RING / 4) as u64;
+        if old / QUARTER == new / QUARTER {
+            return false;
+        }
+        fence(Ordering::SeqCst);
+        ring(&header.space_bell)
+    }
+
+    // -- both sides
+
+    fn bell(&self, end: End) -> &AtomicU32 {
+        match end {
+            End::Sender => &self.header().space_bell,
+            End::Receiver => &self.header().data_bell,
+        }
+    }
+
+    /// Asks to be rung; to be followed by another look at the positions.
+    pub(crate) fn arm(&self, end: End) {
+        let _ = self.bell(end).compare_exchange(QUIET, ARMED, Ordering::Relaxed, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes the request back. If the bell has been rung meanwhile, it stays so until
+    /// the byte is read.
+    pub(crate) fn disarm(&self, end: End) {
+        let _ = self.bell(end).compare_exchange(ARMED, QUIET, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether a byte is in the socket, or on its way.
+    pub(crate) fn is_rung(&self, end: End) -> bool {
+        self.bell(end).load(Ordering::Relaxed) == RUNG
+    }
+
+    /// The byte has been read.
+    pub(crate) fn answered(&self, end: End) {
+        self.bell(end).store(QUIET, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Moves the bell as ringing it does, whatever its state: used where the one who had
+    /// to ring may have died before it did.
+    pub(crate) fn ring_anyway(&self, end: End) {
+        self.bell(end).store(RUNG, Ordering::SeqCst);
+    }
+
+    fn users(&self, end: End) -> &AtomicU32 {
+        match end {
+            End::Sender => &self.header().senders,
+            End::Receiver => &self.header().receivers,
+        }
+    }
+
+    /// One more process, or message, has this side. A killed process is never counted
+    /// down: that it is gone is told by the socket.
+    pub(crate) fn open(&self, end: End) {
+        self.users(end).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less has this side. True if it was the last, and the other side is to be rung.
+    pub(crate) fn close(&self, end: End) -> bool {
+        let last = self.users(end).fetch_sub(1, Ordering::Release) == 1;
+        if last {
+            self.ring_anyway(match end {
+                End::Sender => End::Receiver,
+                End::Receiver => End::Sender,
+            });
+        }
+        last
+    }
+
+    /// Whether nobody has that side any more.
+    #[inline]
+    pub(crate) fn is_closed(&self, end: End) -> bool {
+        self.users(end).load(Ordering::Acquire) == 0
+    }
+
+    /// Notes which processor this side runs on.
+    #[inline]
+    pub(crate) fn set_cpu(&self, end: End, cpu: u32) {
+        let header = self.header();
+        let own = match end {
+            End::Sender => &header.sender_cpu,
+            End::Receiver => &header.receiver_cpu,
+        };
+        // One more than the number: 0 is for a side that has never run.
+        own.store(cpu + 1, Ordering::Relaxed);
+    }
+
+    /// Which processor that side ran on last, if it ever did.
+    #[inline]
+    pub(crate) fn cpu(&self, end: End) -> Option<u32> {
+        let header = self.header();
+        let of = match end {
+            End::Sender => &header.sender_cpu,
+            End::Receiver => &header.receiver_cpu,
+        };
+        of.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
+#[inline]
+fn ring(bell: &AtomicU32) -> bool {
+    bell.load(Ordering::Relaxed) == ARMED
+        && bell.compare_exchange(ARMED, RUNG, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}

@@ -1,0 +1,147 @@
+//! A piece of anonymous shared memory with a checked header.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use super::layout::{HEADER, Kind, MAGIC, VERSION};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::memory::{self, Mapping};
+
+/// Types that may lie in memory that other processes write.
+///
+/// # Safety
+/// Every field is an atomic (or is touched only by the holder of a lock word in the
+/// same struct), every bit pattern is valid, there is no padding that is read, and
+/// the layout is fixed (`repr(C)`).
+pub(crate) unsafe trait Shared {}
+
+// SAFETY: an atomic of any value.
+unsafe impl Shared for AtomicU8 {}
+// SAFETY: an atomic of any value.
+unsafe impl Shared for AtomicU16 {}
+// SAFETY: an atomic of any value.
+unsafe impl Shared for AtomicU32 {}
+// SAFETY: an atomic of any value.
+unsafe impl Shared for AtomicU64 {}
+
+/// A segment, mapped into this process from its start up to a fixed length.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    fd: OwnedFd,
+    map: Mapping,
+}
+
+impl Segment {
+    /// Makes a segment of `len` bytes; the memory exists when this returns.
+    pub(crate) fn create(kind: Kind, len: usize) -> Result<Arc<Self>> {
+        let what = || format!("create a shared memory segment of {len} bytes");
+        let fd = memory::create(len as u64).map_err(|error| Error::os(what(), error))?;
+        let map = Mapping::new(fd.as_fd(), 0, len).map_err(|error| Error::os(what(), error))?;
+        let segment = Self { fd, map };
+        segment.at::<AtomicU32>(8).store(VERSION, Ordering::Relaxed);
+        segment.at::<AtomicU32>(12).store(kind as u32, Ordering::Relaxed);
+        segment.at::<AtomicU64>(16).store(len as u64, Ordering::Relaxed);
+        segment.at::<AtomicU64>(0).store(MAGIC, Ordering::Release);
+        Ok(Arc::new(segment))
+    }
+
+    /// Maps a segment that came from another process, after checking that it is one.
+    pub(crate) fn attach(fd: OwnedFd, kind: Kind, least: usize) -> Result<Arc<Self>> {
+        let bad = |why: &str| Error::new(ErrorKind::Corrupt, format!("attach to a shared memory segment: {why}"));
+        let len = memory::sealed_len(fd.as_fd()).map_err(|error| Error::os("attach to a shared memory segment", error))?;
+        if len < HEADER as u64 {
+            return Err(bad("it is too small"));
+        }
+        let head = Mapping::new(fd.as_fd(), 0, HEADER).map_err(|error| Error::os("map a segment's header", error))?;
+        let head = View(&head);
+        if head.at::<AtomicU64>(0).load(Ordering::Acquire) != MAGIC {
+            return Err(bad("it does not start as one"));
+        }
+        let version = head.at::<AtomicU32>(8).load(Ordering::Relaxed);
+        if version != VERSION {
+            return Err(bad(&format!("its layout has version {version}, and this program knows {VERSION}")));
+        }
+        if head.at::<AtomicU32>(12).load(Ordering::Relaxed) != kind as u32 {
+            return Err(bad("it holds something else"));
+        }
+        let fixed = head.at::<AtomicU64>(16).load(Ordering::Relaxed);
+        if fixed > len || fixed < least as u64 {
+            return Err(bad("its length is wrong"));
+        }
+        let fixed = usize::try_from(fixed).map_err(|_| bad("its length is wrong"))?;
+        let map = Mapping::new(fd.as_fd(), 0, fixed).map_err(|error| Error::os("map a segment", error))?;
+        Ok(Arc::new(Self { fd, map }))
+    }
+
+    /// The object at `offset`.
+    ///
+    /// # Panics
+    /// If it does not lie in the segment, aligned: a mistake in this crate, as
+    /// offsets from peers are checked before they get here.
+    #[inline]
+    pub(crate) fn at<T: Shared>(&self, offset: usize) -> &T {
+        View(&self.map).at(offset)
+    }
+
+    /// Copies bytes in.
+    ///
+    /// # Panics
+    /// If they do not lie in the segment.
+    #[inline]
+    pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        let to = self.span(offset, bytes.len());
+        // SAFETY: `span` checked the range; a peer that reads it meanwhile gets bytes that it
+        // checks, and our own side never has a reference to them.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    /// Copies bytes out.
+    ///
+    /// # Panics
+    /// If they do not lie in the segment.
+    #[inline]
+    pub(crate) fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
+        let from = self.span(offset, bytes.len());
+        // SAFETY: `span` checked the range; the copy is ours, whatever a peer writes.
+        unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    /// The address of `len` bytes at `offset`.
+    ///
+    /// # Panics
+    /// If they do not lie in the segment.
+    #[inline]
+    pub(crate) fn span(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(offset <= self.map.len() && len <= self.map.len() - offset, "outside of the segment");
+        // SAFETY: the result lies in the mapping, or one past its end.
+        unsafe { self.map.start().as_ptr().add(offset) }
+    }
+
+    /// Bytes of the fixed part, which is mapped.
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+}
+
+impl AsFd for Segment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Checked access to the objects in a mapping.
+pub(crate) struct View<'a>(pub(crate) &'a Mapping);
+
+impl<'a> View<'a> {
+    #[inline]
+    pub(crate) fn at<T: Shared>(&self, offset: usize) -> &'a T {
+        assert!(offset <= self.0.len() && size_of::<T>() <= self.0.len() - offset, "outside of the segment");
+        // SAFETY: the assertion above.
+        let address = unsafe { self.0.start().as_ptr().add(offset) }.cast::<T>();
+        assert!(address.is_aligned(), "misaligned in the segment");
+        // SAFETY: in the mapping, aligned, and any bytes are a valid `T`, which only
+        // changes through atomics.
+        unsafe { &*address }
+    }
+}

@@ -1,0 +1,175 @@
+//! Anonymous shared memory: sealed memfds, reserved room, mappings.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+/// Bytes in a page; every offset given to [`Mapping::new`] is a multiple of it.
+pub(crate) const PAGE: usize = 4096;
+
+/// From this size on, a request is compared with the memory that is left before
+/// any of it is taken, so that a hopeless one is an error and not a visit of the
+/// out-of-memory killer.
+const CHECKED_FROM: u64 = 16 << 20;
+
+/// Memory that is never promised away, for the kernel and everyone else.
+const MARGIN: u64 = 32 << 20;
+
+/// Creates anonymous shared memory of `len` bytes whose pages exist already.
+///
+/// It is sealed against shrinking, so that no peer can turn an access into SIGBUS.
+pub(crate) fn create(len: u64) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(
+        "bunshin",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )?;
+    reserve(fd.as_fd(), 0, len)?;
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(fd)
+}
+
+/// Makes the bytes `offset..offset + len` exist, growing the memory to hold them.
+pub(crate) fn reserve(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    if len >= CHECKED_FROM {
+        let left = available();
+        if len.saturating_add(MARGIN) > left {
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                format!("{len} bytes of shared memory were asked for and {left} are left"),
+            ));
+        }
+    }
+    loop {
+        match rustix::fs::fallocate(fd, FallocateFlags::empty(), offset, len) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Gives the pages of `offset..offset + len` back to the system; they read as zero.
+pub(crate) fn release(fd: BorrowedFd<'_>, offset: u64, len: u64) {
+    // Failing to give memory back costs memory, not correctness.
+    let _ = rustix::fs::fallocate(
+        fd,
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        offset,
+        len,
+    );
+}
+
+/// The size of the memory behind `fd`, if it is sealed against shrinking.
+pub(crate) fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let seals = rustix::fs::fcntl_get_seals(fd)?;
+    if !seals.contains(SealFlags::SHRINK) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the descriptor is not shared memory of this library (it may still shrink)",
+        ));
+    }
+    len(fd)
+}
+
+/// The size of the memory behind `fd`.
+pub(crate) fn len(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let stat = rustix::fs::fstat(fd)?;
+    u64::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Bytes this process may still use: what the system has left, or less where a
+/// control group says so.
+fn available() -> u64 {
+    let system = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        })
+        .map_or(u64::MAX, |kib| kib * 1024);
+    system.min(group_available().unwrap_or(u64::MAX))
+}
+
+/// What the memory limits of this process's control group (version 2) leave.
+fn group_available() -> Option<u64> {
+    let read = |path: String| std::fs::read_to_string(path).ok();
+    let own = read("/proc/self/cgroup".into())?;
+    let mut path = own.lines().find_map(|line| line.strip_prefix("0::"))?.trim().to_owned();
+    let mut least: Option<u64> = None;
+    loop {
+        let folder = format!("/sys/fs/cgroup{}", path.trim_end_matches('/'));
+        let limit = read(format!("{folder}/memory.max")).and_then(|t| t.trim().parse::<u64>().ok());
+        let used = read(format!("{folder}/memory.current")).and_then(|t| t.trim().parse::<u64>().ok());
+        if let (Some(limit), Some(used)) = (limit, used) {
+            let left = limit.saturating_sub(used);
+            least = Some(least.map_or(left, |least| least.min(left)));
+        }
+        match path.rfind('/') {
+            Some(at) if path.len() > 1 => path.truncate(at),
+            _ => return least,
+        }
+    }
+}
+
+/// A part of a shared memory, mapped readable and writable into this process.
+///
+/// The bytes may change at any time: no reference to them is handed out here.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping is a range of addresses; it belongs to no thread.
+unsafe impl Send for Mapping {}
+// SAFETY: all access goes through raw pointers or atomics, whose users say why they may.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes from `offset` on, page tables filled in.
+    pub(crate) fn new(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        if len == 0 || !offset.is_multiple_of(PAGE as u64) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
+        let start = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::POPULATE,
+                fd,
+                offset,
+            )
+        }?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        if len >= 2 << 20 {
+            // SAFETY: the range is the mapping just made. Only a hint: ignored where unknown.
+            let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
+        }
+        Ok(Self { start, len })
+    }
+
+    /// The first byte.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Bytes mapped.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new`, and whoever used it borrowed `self`.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}

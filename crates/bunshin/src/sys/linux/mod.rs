@@ -1,0 +1,8 @@
+//! Linux, kernel 5.10 or later, with glibc.
+
+pub(crate) mod image;
+pub(crate) mod memory;
+pub(crate) mod process;
+pub(crate) mod server;
+pub(crate) mod socket;
+pub(crate) mod thread;

@@ -1,0 +1,298 @@
+//! Processes: fork, this program started again, pidfds, signals, exit.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+
+pub(crate) use rustix::process::Signal as Sig;
+
+/// The environment variable that turns a started program into a child:
+/// `<role>:<descriptor>:<parent's pid>`.
+pub(crate) const START_VARIABLE: &str = "BUNSHIN_START";
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Exited(i32),
+    Signalled(i32),
+}
+
+/// A child of this process: its id, and a handle that is readable once it has ended.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Copies this process. `Ok(None)` is the child.
+///
+/// # Safety
+/// In the child of a process with several threads, only what `signal-safety(7)`
+/// lists may be done.
+pub(crate) unsafe fn fork() -> io::Result<Option<Started>> {
+    super::thread::watch_forks();
+    // SAFETY: the caller vouches for the threads.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => open(pid).map(Some),
+    }
+}
+
+fn open(pid: i32) -> io::Result<Started> {
+    let id = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    // The child has not been waited for, so its id is not anyone else's yet.
+    match rustix::process::pidfd_open(id, PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(Started { pid: pid.cast_unsigned(), pidfd }),
+        Err(error) => {
+            let _ = rustix::process::kill_process(id, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(id), rustix::process::WaitOptions::empty());
+            Err(error.into())
+        }
+    }
+}
+
+/// Starts this very program again, with `inherited` open under the same number and
+/// the start variable set. The parent's heap does not slow it (`posix_spawn(3)`).
+pub(crate) fn start_self(role: &str, inherited: BorrowedFd<'_>) -> io::Result<Started> {
+    let variable = format!("{START_VARIABLE}={role}:{}:{}", inherited.as_raw_fd(), std::process::id());
+    let arguments = c_strings(std::env::args_os().map(|argument| argument.as_bytes().to_vec()))?;
+    let environment = c_strings(
+        std::env::vars_os()
+            .filter(|(name, _)| name != OsStr::new(START_VARIABLE))
+            .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
+            .chain([variable.into_bytes()]),
+    )?;
+    let argv = pointers(&arguments);
+    let envp = pointers(&environment);
+
+    let mut actions = Actions::new()?;
+    actions.keep(inherited)?;
+    let mut attributes = Attributes::new()?;
+    attributes.unblock_signals()?;
+    let mut pid: libc::pid_t = 0;
+    // SAFETY: all pointers are to live, null-terminated arrays of C strings and to
+    // initialised action and attribute objects.
+    let rc = unsafe {
+        libc::posix_spawn(
+            &raw mut pid,
+            c"/proc/self/exe".as_ptr(),
+            &raw const actions.0,
+            &raw const attributes.0,
+            argv.as_ptr(),
+            envp.as_ptr(),
+        )
+    };
+    check(rc)?;
+    open(pid)
+}
+
+fn c_strings(items: impl Iterator<Item = Vec<u8>>) -> io::Result<Vec<CString>> {
+    items.map(|item| CString::new(item).map_err(io::Error::from)).collect()
+}
+
+fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+    strings
+        .iter()
+        .map(|string| string.as_ptr().cast_mut())
+        .chain([std::ptr::null_mut()])
+        .collect()
+}
+
+fn check(rc: libc::c_int) -> io::Result<()> {
+    if rc == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(rc)) }
+}
+
+struct Actions(libc::posix_spawn_file_actions_t);
+
+impl Actions {
+    fn new() -> io::Result<Self> {
+        let mut actions = std::mem::MaybeUninit::uninit();
+        // SAFETY: the call initialises the object it is given.
+        check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
+        // SAFETY: it has just been initialised.
+        Ok(Self(unsafe { actions.assume_init() }))
+    }
+
+    /// Keeps a descriptor open in the child: "duplicating" it onto itself clears its
+    /// close-on-exec flag there (POSIX.1-2024; glibc 2.29).
+    fn keep(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let fd = fd.as_raw_fd();
+        // SAFETY: the object is initialised.
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut self.0, fd, fd) })
+    }
+}
+
+impl Drop for Actions {
+    fn drop(&mut self) {
+        // SAFETY: the object is initialised and not used again.
+        unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.0) };
+    }
+}
+
+struct Attributes(libc::posix_spawnattr_t);
+
+impl Attributes {
+    fn new() -> io::Result<Self> {
+        let mut attributes = std::mem::MaybeUninit::uninit();
+        // SAFETY: the call initialises the object it is given.
+        check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
+        // SAFETY: it has just been initialised.
+        Ok(Self(unsafe { attributes.assume_init() }))
+    }
+
+    /// The child starts with no signal blocked, whichever thread starts it.
+    fn unblock_signals(&mut self) -> io::Result<()> {
+        let mut none = std::mem::MaybeUninit::uninit();
+        // SAFETY: the call initialises the set.
+        unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+        // SAFETY: both objects are initialised.
+        check(unsafe { libc::posix_spawnattr_setsigmask(&raw mut self.0, none.as_ptr()) })?;
+        let flags = libc::POSIX_SPAWN_SETSIGMASK as libc::c_short;
+        // SAFETY: the object is initialised.
+        check(unsafe { libc::posix_spawnattr_setflags(&raw mut self.0, flags) })
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: the object is initialised and not used again.
+        unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };
+    }
+}
+
+/// Takes the start variable out of the environment: role, descriptor, parent's pid.
+///
+/// To be called before `main`, while no other thread can read the environment.
+pub(crate) fn take_start_variable() -> Option<(String, OwnedFd, u32)> {
+    let value = std::env::var(START_VARIABLE).ok()?;
+    // SAFETY: this runs before `main`: there is one thread.
+    unsafe { std::env::remove_var(START_VARIABLE) };
+    let mut fields = value.split(':');
+    let role = fields.next()?.to_owned();
+    let fd: i32 = fields.next()?.parse().ok().filter(|fd| *fd > 2)?;
+    let parent = fields.next()?.parse().ok()?;
+    // SAFETY: fcntl on a number that may not be open fails, and does nothing else.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return None;
+    }
+    // SAFETY: the parent left this descriptor open for us alone, and it is open.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    super::socket::is_stream(&fd).then_some((role, fd, parent))
+}
+
+/// Ends this process together with the thread that started it; `false` if that is
+/// over already, as the parent is not `parent` any more.
+pub(crate) fn die_with(parent: u32) -> bool {
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned()) == parent
+}
+
+/// A handle that becomes readable when process `pid` has ended.
+pub(crate) fn watch(pid: u32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Collects a child's end; `None` if it still runs and `block` is false.
+pub(crate) fn wait(pidfd: BorrowedFd<'_>, block: bool) -> io::Result<Option<Ended>> {
+    let mut options = WaitIdOptions::EXITED;
+    if !block {
+        options |= WaitIdOptions::NOHANG;
+    }
+    loop {
+        match rustix::process::waitid(WaitId::PidFd(pidfd), options) {
+            Ok(None) => return Ok(None),
+            Ok(Some(status)) => {
+                return Ok(Some(match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => Ended::Exited(code),
+                    (None, Some(signal)) => Ended::Signalled(signal),
+                    (None, None) => return Err(io::Error::other("a wait status that is neither exit nor signal")),
+                }));
+            }
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Sends a signal to the process behind `pidfd`; it is no error if that has ended.
+pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: Sig) -> io::Result<()> {
+    match rustix::process::pidfd_send_signal(pidfd, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The name of a signal, as `signal(7)` spells it.
+pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
+    const NAMES: &[(i32, &str)] = &[
+        (libc::SIGHUP, "SIGHUP"),
+        (libc::SIGINT, "SIGINT"),
+        (libc::SIGQUIT, "SIGQUIT"),
+        (libc::SIGILL, "SIGILL"),
+        (libc::SIGTRAP, "SIGTRAP"),
+        (libc::SIGABRT, "SIGABRT"),
+        (libc::SIGBUS, "SIGBUS"),
+        (libc::SIGFPE, "SIGFPE"),
+        (libc::SIGKILL, "SIGKILL"),
+        (libc::SIGUSR1, "SIGUSR1"),
+        (libc::SIGSEGV, "SIGSEGV"),
+        (libc::SIGUSR2, "SIGUSR2"),
+        (libc::SIGPIPE, "SIGPIPE"),
+        (libc::SIGALRM, "SIGALRM"),
+        (libc::SIGTERM, "SIGTERM"),
+        (libc::SIGXCPU, "SIGXCPU"),
+        (libc::SIGXFSZ, "SIGXFSZ"),
+        (libc::SIGSYS, "SIGSYS"),
+    ];
+    NAMES.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
+}
+
+/// Names the calling thread, so that `ps` and `top` show it (15 bytes of it).
+pub(crate) fn set_thread_name(name: &str) {
+    let cut: Vec<u8> = name.bytes().filter(|byte| *byte != 0).take(15).collect();
+    if let Ok(name) = CString::new(cut) {
+        let _ = rustix::thread::set_name(&name);
+    }
+}
+
+/// Has this process not end when the terminal interrupts it; says what it did before.
+pub(crate) fn ignore_interrupts() -> usize {
+    // SAFETY: sets a disposition, no handler.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) }
+}
+
+/// Takes [`ignore_interrupts`] back.
+pub(crate) fn restore_interrupts(before: usize) {
+    // SAFETY: the value is one that the same call returned in this program image.
+    unsafe { libc::signal(libc::SIGINT, before) };
+}
+
+/// Ends this process at once: no exit handlers, no destructors.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: always allowed.
+    unsafe { libc::_exit(code) }
+}
+
+/// Has `handler` called when this process ends in an orderly way.
+pub(crate) fn at_exit(handler: extern "C" fn()) {
+    // SAFETY: the handler is a plain function of this program.
+    unsafe { libc::atexit(handler) };
+}
+
+/// Closes a descriptor that some value of this process still believes to own, and
+/// keeps its number taken, so that the value's own close does no harm.
+pub(crate) fn neutralize(fd: i32) {
+    // SAFETY: opening a constant path.
+    let null = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    if null >= 0 {
+        // SAFETY: replaces one descriptor of this process by another.
+        unsafe { libc::dup3(null, fd, libc::O_CLOEXEC) };
+        // SAFETY: it was opened above.
+        unsafe { libc::close(null) };
+    }
+}

@@ -1,0 +1,301 @@
+//! Threads: identity, processor, the kernel's list of robust locks, futexes.
+//!
+//! The list of robust locks is the one that the C library registered for each
+//! thread (`set_robust_list(2)`). Our locks are linked into it beside the C
+//! library's own robust mutexes, in the same shape: a node is two pointers, to
+//! the previous and the next node's `next` field, and the lock word lies at a
+//! fixed distance before it. When a thread ends in any way, the kernel walks the
+//! list, marks each word that still holds the thread's id with `OWNER_DIED`, and
+//! wakes a waiter.
+
+use std::cell::Cell;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
+use std::time::{Duration, Instant};
+
+use rustix::thread::futex;
+
+/// Bits of a lock word that hold the owner's thread id.
+pub(crate) const OWNER: u32 = 0x3fff_ffff;
+/// Set by the kernel when the owner has died with the lock.
+pub(crate) const OWNER_DIED: u32 = 0x4000_0000;
+/// Set by whoever sleeps on the word.
+pub(crate) const WAITERS: u32 = 0x8000_0000;
+
+/// Counts the forks between this process and the one that `main` ran in.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+static AT_FORK: Once = Once::new();
+
+thread_local! {
+    static TID: Cell<u32> = const { Cell::new(0) };
+    static HEAD: Cell<*mut Head> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// How many forks lie between the first process and this one; differs between
+/// a forked child and its parent.
+#[inline]
+pub(crate) fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Has the C library call [`after_fork`] in every child that `fork` makes.
+pub(crate) fn watch_forks() {
+    AT_FORK.call_once(|| {
+        extern "C" fn in_child() {
+            after_fork();
+        }
+        // SAFETY: the handler only stores to an atomic and to thread-locals without destructors.
+        unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    });
+}
+
+/// Drops what a forked child must not believe of itself any more.
+pub(crate) fn after_fork() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    TID.set(0);
+    HEAD.set(std::ptr::null_mut());
+}
+
+thread_local! {
+    static LEAVING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Drops a value that a forked child has a copy of and goes on with.
+///
+/// What the value shares with other processes is the child's now: destructors that
+/// ask [`is_left_to_child`] close this process's handles and change nothing else.
+pub(crate) fn leave_to_child<T>(value: T) {
+    let before = LEAVING.replace(true);
+    drop(value);
+    LEAVING.set(before);
+}
+
+/// Whether what is being dropped lives on in a forked child.
+pub(crate) fn is_left_to_child() -> bool {
+    LEAVING.get()
+}
+
+/// This thread's id, as the kernel knows it.
+#[inline]
+pub(crate) fn tid() -> u32 {
+    let tid = TID.get();
+    if tid != 0 {
+        return tid;
+    }
+    watch_forks();
+    let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+    TID.set(tid);
+    tid
+}
+
+/// Whether `tid` is a thread of this process.
+pub(crate) fn is_own_thread(tid: u32) -> bool {
+    tid != 0 && rustix::fs::stat(format!("/proc/self/task/{tid}")).is_ok()
+}
+
+/// How many threads this process has.
+pub(crate) fn count() -> io::Result<usize> {
+    // The link count of /proc/self/task is two and one for each thread: one call, no listing.
+    let stat = rustix::fs::stat("/proc/self/task")?;
+    Ok(usize::try_from(stat.st_nlink).unwrap_or(usize::MAX).saturating_sub(2).max(1))
+}
+
+/// Whether this is the thread that `main` runs in, which lives as long as the process.
+pub(crate) fn is_main() -> bool {
+    tid() == std::process::id()
+}
+
+/// The processor that this thread runs on just now.
+#[inline]
+pub(crate) fn cpu() -> u32 {
+    u32::try_from(rustix::thread::sched_getcpu()).unwrap_or(0)
+}
+
+/// Processors that this process may use.
+pub(crate) fn cpus() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1) as usize)
+}
+
+/// Lets another thread that waits for this processor run.
+#[inline]
+pub(crate) fn give_way() {
+    rustix::thread::sched_yield();
+}
+
+/// Ticks of a cheap clock that only says how long ago something was, in units of
+/// roughly a nanosecond or less.
+#[inline]
+pub(crate) fn ticks() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: reading the time stamp counter has no other effect.
+        unsafe { core::arch::x86_64::_rdtsc() }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+    }
+}
+
+/// Sleeps while the word holds `expected`, or until the deadline.
+///
+/// Returns whether the time ran out; may return early for no reason.
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
+    let timeout = match deadline {
+        None => None,
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left == Duration::ZERO {
+                return true;
+            }
+            Some(futex::Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            })
+        }
+    };
+    // Shared between processes, hence without the PRIVATE flag.
+    matches!(
+        futex::wait(word, futex::Flags::empty(), expected, timeout.as_ref()),
+        Err(rustix::io::Errno::TIMEDOUT)
+    )
+}
+
+/// Wakes up to `count` sleepers.
+pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
+    let _ = futex::wake(word, futex::Flags::empty(), count);
+}
+
+/// `struct robust_list_head` of the kernel.
+#[repr(C)]
+struct Head {
+    /// The first node's `next` field; its lowest bit belongs to the C library.
+    list: usize,
+    /// From a node's `next` field to its lock word.
+    futex_offset: isize,
+    /// A node that is about to be added or removed.
+    pending: usize,
+}
+
+/// A node of the list, inside each lock. Its addresses mean something only in
+/// the process of the thread that holds the lock.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    previous: Cell<usize>,
+    next: Cell<usize>,
+}
+
+/// From the `next` field of a [`Node`] back to the lock word; the shape of the
+/// C library's own mutex.
+pub(crate) const WORD_FROM_NEXT: isize = -32;
+
+/// Bytes from the start of a [`Node`] to its `next` field.
+pub(crate) const NEXT_IN_NODE: usize = std::mem::offset_of!(Node, next);
+
+fn head() -> io::Result<NonNull<Head>> {
+    if let Some(head) = NonNull::new(HEAD.get()) {
+        return Ok(head);
+    }
+    watch_forks();
+    let mut head: *mut Head = std::ptr::null_mut();
+    let mut len = 0usize;
+    // SAFETY: the kernel writes one pointer and one length to two locals.
+    let rc = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut len) };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let found = NonNull::new(head)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "this thread has no list of robust locks"))?;
+    // SAFETY: the C library registered this head for the life of the thread.
+    let offset = unsafe { (*head).futex_offset };
+    if offset != WORD_FROM_NEXT {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the C library's robust locks have a shape that bunshin does not know",
+        ));
+    }
+    HEAD.set(head);
+    Ok(found)
+}
+
+/// Announces that `node`'s lock is being taken or given back, until [`Pending::end`]:
+/// if the thread dies in between, the kernel looks at that lock too.
+pub(crate) struct Pending(NonNull<Head>);
+
+impl Pending {
+    #[inline]
+    pub(crate) fn begin(node: &Node) -> io::Result<Self> {
+        let head = head()?;
+        // SAFETY: the head lives as long as this thread, and only this thread writes to it.
+        unsafe { (*head.as_ptr()).pending = node.next.as_ptr() as usize };
+        // The kernel reads the list when this very thread ends: program order is all it takes.
+        compiler_fence(Ordering::SeqCst);
+        Ok(Self(head))
+    }
+
+    /// Links the node in: the lock is held.
+    #[inline]
+    pub(crate) fn link(&self, node: &Node) {
+        let head = self.0.as_ptr();
+        // SAFETY: as in `begin`.
+        let first = unsafe { (*head).list };
+        node.next.set(first);
+        node.previous.set(head as usize);
+        // SAFETY: the list is circular; `first` is the `next` field of a live node or of the
+        // head, and the field before it is that node's `previous` (the C library's head has one too).
+        unsafe { Self::set_previous(first, node.next.as_ptr() as usize) };
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: as in `begin`.
+        unsafe { (*head).list = node.next.as_ptr() as usize };
+    }
+
+    /// Takes the node out: the lock is about to be given back.
+    #[inline]
+    pub(crate) fn unlink(&self, node: &Node) {
+        let (next, previous) = (node.next.get(), node.previous.get());
+        // SAFETY: both neighbours are live nodes of this thread's list, or its head.
+        unsafe { Self::set_previous(next, previous) };
+        // SAFETY: as above; `previous` points at a `next` field.
+        unsafe { *((previous & !1) as *mut usize) = next };
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// # Safety
+    /// `next` is the address of the `next` field of a node of this thread's list.
+    #[inline]
+    unsafe fn set_previous(next: usize, to: usize) {
+        let field = ((next & !1) - size_of::<usize>()) as *mut usize;
+        // SAFETY: the caller says that a node is there; `previous` lies right before `next`.
+        unsafe { *field = to };
+    }
+
+    #[inline]
+    pub(crate) fn end(self) {
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: as in `begin`.
+        unsafe { (*self.0.as_ptr()).pending = 0 };
+    }
+}
+
+/// Empties the list of robust locks of a child that was cloned past the C library,
+/// and registers it again; to be called with the head that [`list_head`] gave before.
+pub(crate) fn adopt_list(head: usize) {
+    let Some(head) = NonNull::new(head as *mut Head) else { return };
+    // SAFETY: the head is the C library's, in the child's own copy of its memory.
+    let list = unsafe { &raw mut (*head.as_ptr()).list };
+    // SAFETY: this is the only thread, and it holds no lock: the list is empty again.
+    unsafe { *list = list as usize };
+    // SAFETY: `robust_prev` of the C library lies right before the head.
+    unsafe { Pending::set_previous(list as usize, list as usize) };
+    // SAFETY: the address and length are those that the C library registered for this thread.
+    unsafe { libc::syscall(libc::SYS_set_robust_list, head.as_ptr(), size_of::<Head>()) };
+}
+
+/// The address of this thread's list head, or 0.
+pub(crate) fn list_head() -> usize {
+    head().map_or(0, |head| head.as_ptr() as usize)
+}

@@ -1,0 +1,23 @@
+//! The system layer: the only code that names `libc` or `rustix`.
+//!
+//! Everything above talks to the kernel through the safe functions below. A port
+//! to another system supplies the same names:
+//!
+//! | Part | What it must supply |
+//! |---|---|
+//! | `memory` | anonymous shared memory that cannot shrink, room reserved before use, mappings |
+//! | `socket` | a connected pair of byte streams that carries handles, and `poll` |
+//! | `process` | fork, start of this program again, a waitable handle per child, signals |
+//! | `server` | the forkserver's clone: a child of the user's own process |
+//! | `thread` | thread identity, processor in use, the list of robust locks, futexes |
+//! | `image` | the hook before `main`, and code addresses relative to this program |
+
+#![allow(unsafe_code)]
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::*;
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("bunshin runs on Linux only so far; docs/platforms.md says what a port has to supply");

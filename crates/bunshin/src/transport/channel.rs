@@ -1,0 +1,256 @@
+//! A one-way channel: what its two ends have in common.
+//!
+//! A channel is a ring and a heap in a segment, and a pair of connected sockets that
+//! wakes, carries handles, and tells when the other side is gone. `sender` and
+//! `receiver` are its ends.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+
+use super::Patience;
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::heap::Heap;
+use crate::shm::lock::{Refused, Taken};
+use crate::shm::ring::{End, Ring};
+use crate::sys::{process, socket, thread};
+
+/// Bytes on the socket: the bell.
+pub(crate) const BELL: u8 = b'b';
+/// Handles of the next frame come with this byte.
+pub(crate) const HANDLES: u8 = b'h';
+/// Handles that came before belong to no frame: their sender died.
+pub(crate) const FORGET: u8 = b'x';
+
+/// Ticks that an end spins at most before it sleeps; about as long as a wake-up takes.
+const SPIN_MAX: u64 = 120_000;
+/// Ticks that an end spins at least, where spinning has never helped.
+const SPIN_MIN: u64 = 4_000;
+/// Times an end gives way to a peer on the same processor before it sleeps.
+const YIELDS: u32 = 8;
+
+/// The sockets of both ends in the process that made them, or -1: what a forked child
+/// must close to learn that the other end is gone.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    sender: AtomicI32,
+    receiver: AtomicI32,
+}
+
+impl Pair {
+    pub(crate) fn new(sender: &OwnedFd, receiver: &OwnedFd) -> Arc<Self> {
+        Arc::new(Self {
+            sender: AtomicI32::new(sender.as_raw_fd()),
+            receiver: AtomicI32::new(receiver.as_raw_fd()),
+        })
+    }
+
+    fn of(&self, end: End) -> &AtomicI32 {
+        match end {
+            End::Sender => &self.sender,
+            End::Receiver => &self.receiver,
+        }
+    }
+}
+
+/// The sockets of all ends in this process.
+static OPEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+/// Ends of processes before this generation are not this process's.
+static ABANDONED_BEFORE: AtomicU32 = AtomicU32::new(0);
+
+/// Closes all ends that this forked child has inherited.
+///
+/// What it is to use came with its arguments. Copies of other ends would keep their
+/// peers from learning that the real ones are gone.
+pub(crate) fn abandon_inherited() {
+    for fd in std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner)) {
+        process::neutralize(fd);
+    }
+    ABANDONED_BEFORE.store(thread::generation(), Ordering::Relaxed);
+}
+
+/// Why a call on a channel did not do its work.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// There was nothing, or no room, in the time given.
+    NotYet,
+    /// The other side is gone.
+    Disconnected,
+    /// Something else.
+    Other(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        if error.is_disconnected() { Self::Disconnected } else { Self::Other(error) }
+    }
+}
+
+/// One end of a channel.
+#[derive(Debug)]
+pub(crate) struct Side {
+    pub(crate) ring: Ring,
+    pub(crate) heap: Arc<Heap>,
+    pub(crate) socket: OwnedFd,
+    end: End,
+    pair: Option<Arc<Pair>>,
+    /// The process that uses this end, by forks.
+    generation: AtomicU32,
+    /// A forked child uses the other end: this one stayed with the parent.
+    lost: AtomicBool,
+}
+
+impl Side {
+    pub(crate) fn new(ring: Ring, heap: Arc<Heap>, socket: OwnedFd, end: End, pair: Option<Arc<Pair>>) -> Self {
+        thread::watch_forks();
+        OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(socket.as_raw_fd());
+        let generation = AtomicU32::new(thread::generation());
+        Self { ring, heap, socket, end, pair, generation, lost: AtomicBool::new(false) }
+    }
+
+    /// The other side of the ring.
+    pub(crate) fn peer(&self) -> End {
+        match self.end {
+            End::Sender => End::Receiver,
+            End::Receiver => End::Sender,
+        }
+    }
+
+    /// Runs `work` as the only user of this end, in any process.
+    ///
+    /// `work` is told whether the user before died at it.
+    #[inline]
+    pub(crate) fn exclusively<R>(
+        &self,
+        patience: Patience,
+        work: impl FnOnce(Taken) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        if self.generation.load(Ordering::Relaxed) != thread::generation() {
+            self.adopt()?;
+        }
+        let lock = self.ring.lock(self.end);
+        let taken = match patience {
+            Patience::Never => lock.try_lock(),
+            patience => lock.try_lock().or_else(|refused| match refused {
+                Refused::Held => lock.lock(patience.deadline()),
+                other => Err(other),
+            }),
+        };
+        struct Unlock<'a>(&'a Side);
+        impl Drop for Unlock<'_> {
+            fn drop(&mut self) {
+                self.0.ring.lock(self.0.end).unlock();
+            }
+        }
+        match taken {
+            Ok(taken) => {
+                let _unlock = Unlock(self);
+                work(taken)
+            }
+            Err(Refused::Held) => Err(Failure::NotYet),
+            Err(Refused::Own) => Err(Failure::Other(Error::new(
+                ErrorKind::Busy,
+                "this thread is already using this end of the pipe",
+            ))),
+            Err(Refused::Unsupported(error)) => Err(Failure::Other(Error::os("lock an end of a pipe", error))),
+        }
+    }
+
+    /// Makes this end the forked child's. The child's copy of the other end goes, as it
+    /// would hide that the real one is gone.
+    #[cold]
+    fn adopt(&self) -> Result<(), Failure> {
+        let is_abandoned = self.generation.load(Ordering::Relaxed) < ABANDONED_BEFORE.load(Ordering::Relaxed);
+        if is_abandoned || self.lost.load(Ordering::Relaxed) {
+            return Err(Failure::Other(Error::new(
+                ErrorKind::Closed,
+                "this end of the pipe stayed with the parent; give it to the child as an argument, \
+                 or let a closure of a scope use one end of the pipe only",
+            )));
+        }
+        if let Some(pair) = &self.pair {
+            let own = pair.of(self.end).load(Ordering::Relaxed);
+            if own == i32::MIN {
+                self.lost.store(true, Ordering::Relaxed);
+                return self.adopt();
+            }
+            let other = pair.of(self.peer()).swap(i32::MIN, Ordering::Relaxed);
+            if other >= 0 {
+                process::neutralize(other);
+            }
+        }
+        self.ring.open(self.end);
+        self.generation.store(thread::generation(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Spins, or gives way, for as long as that is likely to be quicker than sleeping.
+    /// True once `done` says so.
+    pub(crate) fn linger(&self, spin: &mut u64, done: impl Fn() -> bool) -> bool {
+        let here = thread::cpu();
+        self.ring.set_cpu(self.end, here);
+        match self.ring.cpu(self.peer()) {
+            // The peer has never run: it is still to be started.
+            None => false,
+            Some(there) if there == here => (0..YIELDS).any(|_| {
+                thread::give_way();
+                done()
+            }),
+            Some(_) => {
+                let start = thread::ticks();
+                loop {
+                    for _ in 0..16 {
+                        if done() {
+                            *spin = (*spin * 2).min(SPIN_MAX);
+                            return true;
+                        }
+                        std::hint::spin_loop();
+                    }
+                    if thread::ticks().wrapping_sub(start) > *spin {
+                        *spin = (*spin / 2).max(SPIN_MIN);
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rings the other side, which has asked for it.
+    pub(crate) fn ring_peer(&self) -> Result<(), Failure> {
+        match socket::send(self.socket.as_fd(), &[BELL], &[], false) {
+            Ok(_) => Ok(()),
+            // So many bytes wait already that one more would change nothing.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(Error::os("wake the other end of a pipe", error).into()),
+        }
+    }
+
+    /// Prepares this end for its trip in a message: one more has it from now on.
+    pub(crate) fn depart(&self) {
+        self.ring.open(self.end);
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The spin time to begin with.
+pub(crate) const SPIN_START: u64 = SPIN_MAX / 2;
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        if let Some(pair) = &self.pair {
+            let own = pair.of(self.end);
+            if own.load(Ordering::Relaxed) >= 0 {
+                own.store(-1, Ordering::Relaxed);
+            }
+        }
+        OPEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.socket.as_raw_fd());
+        let is_ours = self.generation.load(Ordering::Relaxed) == thread::generation();
+        if is_ours && !thread::is_left_to_child() && self.ring.close(self.end) {
+            let _ = self.ring_peer();
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The receiving end of a channel.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::Patience;
+use super::channel::{BELL, FORGET, Failure, HANDLES, SPIN_START, Side};
+use super::frame::{self, Header};
+use crate::codec::attachments::{Beside, Incoming};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::heap::{Block, Descriptor};
+use crate::shm::ring::End;
+use crate::sys::socket::{self, Interest};
+
+/// The receiving end.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    pub(crate) side: Side,
+    state: Mutex<State>,
+    polled: OnceLock<Polled>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What was last seen of the sender's position.
+    tail: u64,
+    spin: u64,
+    /// Handles that have come ahead of their frames.
+    handles: VecDeque<OwnedFd>,
+    is_over: bool,
+    /// Why this end can give nothing any more.
+    broken: Option<String>,
+}
+
+/// The handle that says by itself whether there is a message.
+#[derive(Debug)]
+struct Polled {
+    /// Readable while any of the two below is: the handle that users get.
+    set: OwnedFd,
+    /// Set by this end while it knows of messages.
+    known: OwnedFd,
+}
+
+/// A received message.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) tag: u32,
+    body: Body,
+    pub(crate) incoming: Incoming,
+}
+
+#[derive(Debug)]
+enum Body {
+    Copied(Vec<u8>),
+    Block(Block),
+}
+
+impl Message {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.body {
+            Body::Copied(bytes) => bytes,
+            Body::Block(block) => block.bytes(),
+        }
+    }
+
+    /// The bytes, and where they already lie in shared memory, that memory.
+    pub(crate) fn into_body(mut self) -> Result<Block, Vec<u8>> {
+        match std::mem::replace(&mut self.body, Body::Copied(Vec::new())) {
+            Body::Copied(bytes) => Err(bytes),
+            Body::Block(block) => Ok(block),
+        }
+    }
+}
+
+thread_local! {
+    /// The last small body's memory, for the next one.
+    static SPARE: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        if let Body::Copied(bytes) = &mut self.body {
+            if bytes.capacity() != 0 {
+                SPARE.set(std::mem::take(bytes));
+            }
+        }
+    }
+}
+
+impl Receiver {
+    pub(crate) fn new(side: Side, handles: VecDeque<OwnedFd>) -> Self {
+        let state = State { tail: 0, spin: SPIN_START, handles, is_over: false, broken: None };
+        Self { side, state: Mutex::new(state), polled: OnceLock::new() }
+    }
+
+    /// Takes the next message.
+    ///
+    /// A call that runs out of time has taken nothing.
+    pub(crate) fn receive(&self, patience: Patience) -> Result<Message, Failure> {
+        self.side.exclusively(patience, |_| {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.side.ring.has_data() {
+                self.wait_for_data(&mut state, patience)?;
+            }
+            let message = self.take(&mut state);
+            self.settle(&mut state);
+            message
+        })
+    }
+
+    /// Waits for a message, and leaves it.
+    pub(crate) fn poll(&self, patience: Patience) -> Result<bool, Failure> {
+        let found = self.side.exclusively(patience, |_| {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.side.ring.has_data() { Ok(()) } else { self.wait_for_data(&mut state, patience) }
+        });
+        match found {
+            Ok(()) => Ok(true),
+            Err(Failure::NotYet) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Takes the frame that is there.
+    fn take(&self, state: &mut State) -> Result<Message, Failure> {
+        let ring = &self.side.ring;
+        if let Some(why) = &state.broken {
+            return Err(Failure::Other(Error::new(ErrorKind::Corrupt, why.clone())));
+        }
+        let (head, filled) = ring.filled(&mut state.tail);
+        let header = if filled > crate::shm::layout::RING || filled < frame::HEADER {
+            Err(Error::new(ErrorKind::Corrupt, "a pipe's positions make no sense"))
+        } else {
+            let mut bytes = [0; frame::HEADER];
+            ring.take(head, &mut bytes);
+            Header::from_bytes(&bytes, filled - frame::HEADER)
+        };
+        let header = match header {
+            Ok(header) => header,
+            Err(error) => {
+                // Where the next frame starts is not known any more.
+                state.broken = Some(error.to_string());
+                return Err(Failure::Other(error));
+            }
+        };
+        let mut at = head + frame::HEADER as u64;
+        let mut blocks = Vec::new();
+        let mut bad = None;
+        for _ in 0..header.blocks {
+            let mut bytes = [0; Descriptor::SIZE];
+            ring.take(at, &mut bytes);
+            at += Descriptor::SIZE as u64;
+            match self.side.heap.claim(Descriptor::from_bytes(&bytes)) {
+                Ok(block) => blocks.push(block),
+                Err(error) => bad = Some(error),
+            }
+        }
+        let mut body = SPARE.take();
+        let len = header.len as usize - usize::from(header.blocks) * Descriptor::SIZE;
+        // `resize` alone would fill again what is about to be overwritten.
+        if body.len() < len {
+            body.resize(len, 0);
+        }
+        body.truncate(len);
+        ring.take(at, &mut body);
+        let next = head + header.span() as u64;
+        let ring_sender = ring.consume(head, next);
+        let handles = self.collect_handles(state, usize::from(header.handles));
+        if ring_sender {
+            // If the sender is gone there is no one to wake.
+            let _ = self.side.ring_peer();
+        }
+        let handles = handles?;
+        if let Some(error) = bad {
+            return Err(Failure::Other(error));
+        }
+        Ok(Self::message(header, body, blocks, handles)?)
+    }
+
+    fn message(header: Header, body: Vec<u8>, mut blocks: Vec<Block>, handles: Vec<OwnedFd>) -> Result<Message> {
+        let body = match header.flags {
+            0 => Body::Copied(body),
+            frame::BODY_IN_BLOCK => match blocks.pop() {
+                Some(block) => Body::Block(block),
+                None => return Err(Error::new(ErrorKind::Corrupt, "a frame's body should be in a block, and there is none")),
+            },
+            frame::BODY_IN_HANDLE => {
+                let len = body.try_into().map(u64::from_le_bytes);
+                let len = len.map_err(|_| Error::new(ErrorKind::Corrupt, "a frame's length is no number"))?;
+                let last = (handles.len() as u32).wrapping_sub(1);
+                let mut incoming = Incoming::new(handles, Vec::new());
+                let block = incoming.take(Beside::Handle(last, len))?;
+                let incoming = incoming.with_blocks(blocks);
+                return Ok(Message { tag: header.tag, body: Body::Block(block), incoming });
+            }
+            flags => {
+                return Err(Error::new(ErrorKind::Corrupt, format!("a frame has flags {flags:#x}, which mean nothing")));
+            }
+        };
+        Ok(Message { tag: header.tag, body, incoming: Incoming::new(handles, blocks) })
+    }
+
+    /// Takes the handles of a frame. They were sent before the frame was published.
+    fn collect_handles(&self, state: &mut State, count: usize) -> Result<Vec<OwnedFd>, Failure> {
+        while state.handles.len() < count {
+            match self.read_socket(state, false) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let why = "the handles of a message never came";
+                    state.broken = Some(why.into());
+                    return Err(Failure::Other(Error::new(ErrorKind::Corrupt, why)));
+                }
+                Err(error) => {
+                    state.broken = Some(error.to_string());
+                    return Err(Failure::Other(error));
+                }
+            }
+        }
+        Ok(state.handles.drain(..count).collect())
+    }
+
+    /// Reads bells and handles; false if there was nothing, or the sender is gone.
+    fn read_socket(&self, state: &mut State, wait: bool) -> Result<bool> {
+        let mut bytes = [0; 64];
+        let mut handles = Vec::new();
+        let count = match socket::receive(self.side.socket(), &mut bytes, &mut handles, wait) {
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            Err(error) => return Err(Error::os("receive handles over a pipe", error)),
+        };
+        if count == 0 {
+            state.is_over = true;
+            return Ok(false);
+        }
+        // Handles come with the last byte of a read: the kernel does not read on past them.
+        for byte in &bytes[..count] {
+            match *byte {
+                BELL => self.side.ring.answered(End::Receiver),
+                HANDLES => {}
+                FORGET => state.handles.clear(),
+                other => return Err(Error::new(ErrorKind::Corrupt, format!("a pipe's socket carries byte {other}"))),
+            }
+        }
+        state.handles.extend(handles);
+        Ok(true)
+    }
+
+    fn wait_for_data(&self, state: &mut State, patience: Patience) -> Result<(), Failure> {
+        let ring = &self.side.ring;
+        if patience == Patience::Never {
+            return Err(if self.is_finished(state)? { Failure::Disconnected } else { Failure::NotYet });
+        }
+        if ring.is_closed(End::Sender) || state.is_over {
+            return if ring.has_data() { Ok(()) } else { Err(Failure::Disconnected) };
+        }
+        if self.side.linger(&mut state.spin, || ring.has_data()) {
+            return Ok(());
+        }
+        loop {
+            ring.arm(End::Receiver);
+            if ring.has_data() {
+                self.disarm();
+                return Ok(());
+            }
+            if ring.is_closed(End::Sender) || state.is_over {
+                // The sender may have sent between the two looks.
+                return if ring.has_data() { Ok(()) } else { Err(Failure::Disconnected) };
+            }
+            if let Some(deadline) = match patience {
+                Patience::Forever => None,
+                patience => patience.deadline(),
+            } {
+                let mut ready = Vec::new();
+                let count = socket::poll(&[(self.side.socket(), Interest::Readable)], Some(deadline), &mut ready)
+                    .map_err(|error| Failure::Other(Error::os("wait for a message", error)))?;
+                if count == 0 {
+                    self.disarm();
+                    return Err(Failure::NotYet);
+                }
+            }
+            self.read_socket(state, true).map_err(Failure::Other)?;
+        }
+    }
+
+    fn disarm(&self) {
+        // While users watch the handle, the bell stays armed.
+        if self.polled.get().is_none() {
+            self.side.ring.disarm(End::Receiver);
+        }
+    }
+
+    /// Whether the sender is gone and nothing is left to receive.
+    fn is_finished(&self, state: &mut State) -> Result<bool, Failure> {
+        let ring = &self.side.ring;
+        let mut over = ring.is_closed(End::Sender) || state.is_over;
+        if !over && socket::is_closed(self.side.socket()) {
+            // Bells and handles that came before the end are read first.
+            while !state.is_over && self.read_socket(state, false).map_err(Failure::Other)? {}
+            over = true;
+        }
+        Ok(over && !ring.has_data())
+    }
+
+    /// Makes the handle that users watch say whether there is a message.
+    fn settle(&self, state: &mut State) {
+        if let Some(polled) = self.polled.get() {
+            self.settle_polled(state, polled);
+        }
+    }
+
+    #[cold]
+    fn settle_polled(&self, state: &mut State, polled: &Polled) {
+        let ring = &self.side.ring;
+        if !ring.has_data() {
+            if ring.is_rung(End::Receiver) {
+                // The byte of a message that has been received already: it is there, or
+                // about to be.
+                let soon = Patience::within(Duration::from_millis(1)).deadline();
+                let _ = socket::poll(&[(self.side.socket(), Interest::Readable)], soon, &mut Vec::new());
+                let _ = self.read_socket(state, false);
+            }
+            ring.arm(End::Receiver);
+        }
+        if ring.has_data() {
+            socket::event_set(polled.known.as_fd());
+        } else {
+            socket::event_clear(polled.known.as_fd());
+        }
+    }
+
+    /// A handle that is readable exactly while there is a message, or the sender is gone.
+    pub(crate) fn fileno(&self) -> Result<BorrowedFd<'_>, Failure> {
+        if self.polled.get().is_none() {
+            self.side.exclusively(Patience::Forever, |_| {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let os = |error| Failure::Other(Error::os("make a handle to watch a pipe by", error));
+                let known = socket::event().map_err(os)?;
+                let set = socket::any_of(&[self.side.socket(), known.as_fd()]).map_err(os)?;
+                // If another thread was quicker, its handle is as good.
+                let _ = self.polled.set(Polled { set, known });
+                self.settle(&mut state);
+                Ok(())
+            })?;
+        }
+        match self.polled.get() {
+            Some(polled) => Ok(polled.set.as_fd()),
+            None => Err(Failure::Other(Error::new(ErrorKind::Os, "make a handle to watch a pipe by"))),
+        }
+    }
+
+    /// Asks to be woken through the socket; true if there is something already.
+    pub(crate) fn begin_watch(&self) -> bool {
+        let ring = &self.side.ring;
+        ring.arm(End::Receiver);
+        ring.has_data() || ring.is_closed(End::Sender)
+    }
+
+    /// Ends what `begin_watch` began; true if there is something.
+    pub(crate) fn end_watch(&self) -> Result<bool, Failure> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while !state.is_over && self.read_socket(&mut state, false).map_err(Failure::Other)? {}
+        self.disarm();
+        self.settle(&mut state);
+        let ring = &self.side.ring;
+        Ok(ring.has_data() || ring.is_closed(End::Sender) || state.is_over)
+    }
+
+    /// Handles that have come ahead of their frames, for the trip of this end.
+    pub(crate) fn take_pending(&self) -> Vec<OwnedFd> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.handles.drain(..).collect()
+    }
+}

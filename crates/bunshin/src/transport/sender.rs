@@ -1,0 +1,220 @@
+//! The sending end of a channel.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+
+use super::Patience;
+use super::channel::{FORGET, Failure, HANDLES, SPIN_START, Side};
+use super::frame::{self, Header};
+use crate::codec::attachments::{Beside, Outgoing};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::lock::Taken;
+use crate::shm::ring::End;
+use crate::sys::socket::{self, Interest};
+use crate::sys::thread;
+
+/// Ticks between two looks at whether the receiver is still there.
+const LOOK_EVERY: u64 = 100_000;
+
+/// The sending end.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    pub(crate) side: Side,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What was last seen of the receiver's position.
+    head: u64,
+    /// When the receiver was last seen alive.
+    looked: u64,
+    spin: u64,
+}
+
+impl Sender {
+    pub(crate) fn new(side: Side) -> Self {
+        Self { side, state: Mutex::new(State { head: 0, looked: 0, spin: SPIN_START }) }
+    }
+
+    /// Sends one message: the bytes, and what goes beside them.
+    ///
+    /// Either all of it is sent, or nothing.
+    pub(crate) fn send(
+        &self,
+        tag: u32,
+        bytes: &[u8],
+        outgoing: &mut Outgoing,
+        patience: Patience,
+    ) -> Result<(), Failure> {
+        let sent = self.try_to_send(tag, bytes, outgoing, patience);
+        match sent {
+            Ok(()) => outgoing.sent(),
+            Err(_) => outgoing.discard(),
+        }
+        sent
+    }
+
+    fn try_to_send(&self, tag: u32, payload: &[u8], outgoing: &mut Outgoing, patience: Patience) -> Result<(), Failure> {
+        let mut flags = 0;
+        if payload.len() > frame::INSIDE_MAX {
+            match outgoing.place(payload)? {
+                // The receiver looks for the body in the last one.
+                Beside::Block(_) => flags = frame::BODY_IN_BLOCK,
+                Beside::Handle(..) => flags = frame::BODY_IN_HANDLE,
+            }
+        }
+        let length = (payload.len() as u64).to_le_bytes();
+        let bytes = if flags == 0 { payload } else { &length[..] };
+        if outgoing.blocks.len() > frame::BLOCKS_MAX || outgoing.handles.len() > frame::HANDLES_MAX {
+            return Err(Failure::Other(Error::new(
+                ErrorKind::InvalidInput,
+                format!(
+                    "a message holds {} large buffers and {} handles; {} and {} fit",
+                    outgoing.blocks.len(),
+                    outgoing.handles.len(),
+                    frame::BLOCKS_MAX,
+                    frame::HANDLES_MAX
+                ),
+            )));
+        }
+        let header = Header {
+            len: (outgoing.blocks.len() * crate::shm::heap::Descriptor::SIZE + bytes.len()) as u32,
+            tag,
+            handles: outgoing.handles.len() as u16,
+            blocks: outgoing.blocks.len() as u16,
+            flags,
+        };
+        self.side.exclusively(patience, |taken| self.write(header, bytes, outgoing, taken, patience))
+    }
+
+    fn write(
+        &self,
+        header: Header,
+        bytes: &[u8],
+        outgoing: &Outgoing,
+        taken: Taken,
+        patience: Patience,
+    ) -> Result<(), Failure> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = &self.side.ring;
+        if taken == Taken::Abandoned {
+            // The sender before may have died after handles without their frame, or after
+            // moving the bell without ringing it.
+            self.push_handles(FORGET, &[], patience)?;
+            ring.ring_anyway(End::Receiver);
+            self.side.ring_peer()?;
+        }
+        if ring.is_closed(End::Receiver) {
+            return Err(Failure::Disconnected);
+        }
+        let now = thread::ticks();
+        if now.wrapping_sub(state.looked) > LOOK_EVERY {
+            if socket::is_closed(self.side.socket()) {
+                return Err(Failure::Disconnected);
+            }
+            state.looked = now;
+        }
+        let span = header.span();
+        let (tail, mut free) = ring.room(&mut state.head, span);
+        while free < span {
+            self.wait_for_room(&mut state, span, patience)?;
+            (_, free) = ring.room(&mut state.head, span);
+        }
+        if !outgoing.handles.is_empty() {
+            let handles: Vec<BorrowedFd<'_>> = outgoing.handles.iter().map(AsFd::as_fd).collect();
+            for (sent, chunk) in handles.chunks(socket::HANDLES_AT_ONCE).enumerate() {
+                if let Err(failure) = self.push_handles(HANDLES, chunk, patience) {
+                    if sent > 0 {
+                        self.push_handles(FORGET, &[], Patience::Forever)?;
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+        ring.put(tail, &header.to_bytes());
+        let mut at = tail + frame::HEADER as u64;
+        for descriptor in &outgoing.blocks {
+            ring.put(at, &descriptor.to_bytes());
+            at += crate::shm::heap::Descriptor::SIZE as u64;
+        }
+        ring.put(at, bytes);
+        let end = tail + span as u64;
+        // The processor number costs a few nanoseconds: now and then is enough.
+        if tail == 0 || (tail ^ end) & !1023 != 0 {
+            ring.set_cpu(End::Sender, thread::cpu());
+        }
+        if ring.publish(end) { self.side.ring_peer() } else { Ok(()) }
+    }
+
+    /// Writes a byte with handles to the socket, waiting for room there.
+    fn push_handles(&self, byte: u8, handles: &[BorrowedFd<'_>], patience: Patience) -> Result<(), Failure> {
+        loop {
+            match socket::send(self.side.socket(), &[byte], handles, false) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    if patience.is_over() {
+                        return Err(Failure::NotYet);
+                    }
+                    let mut ready = Vec::new();
+                    socket::poll(&[(self.side.socket(), Interest::Any)], patience.deadline(), &mut ready)
+                        .map_err(|error| Failure::Other(Error::os("wait for room for handles", error)))?;
+                    // The receiver's bells would be read as ready for ever.
+                    self.drain(&mut Vec::new());
+                }
+                Err(error) => return Err(Error::os("send handles over a pipe", error).into()),
+            }
+        }
+    }
+
+    /// Reads what the receiver has rung; false once it is gone.
+    fn drain(&self, dropped: &mut Vec<std::os::fd::OwnedFd>) -> bool {
+        let mut bytes = [0; 64];
+        match socket::receive(self.side.socket(), &mut bytes, dropped, false) {
+            Ok(0) => false,
+            Ok(_) => {
+                self.side.ring.answered(End::Sender);
+                true
+            }
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        }
+    }
+
+    fn wait_for_room(&self, state: &mut State, span: usize, patience: Patience) -> Result<(), Failure> {
+        let ring = &self.side.ring;
+        let mut head = state.head;
+        let has_room = |head: &mut u64| ring.room(head, span).1 >= span;
+        if patience == Patience::Never {
+            return Err(if socket::is_closed(self.side.socket()) { Failure::Disconnected } else { Failure::NotYet });
+        }
+        if self.side.linger(&mut state.spin, || has_room(&mut { head })) {
+            return Ok(());
+        }
+        loop {
+            ring.arm(End::Sender);
+            if has_room(&mut head) {
+                ring.disarm(End::Sender);
+                state.head = head;
+                return Ok(());
+            }
+            if ring.is_closed(End::Receiver) {
+                return Err(Failure::Disconnected);
+            }
+            let mut ready = Vec::new();
+            let count = socket::poll(&[(self.side.socket(), Interest::Readable)], patience.deadline(), &mut ready)
+                .map_err(|error| Failure::Other(Error::os("wait for room in a pipe", error)))?;
+            if count == 0 {
+                ring.disarm(End::Sender);
+                return Err(Failure::NotYet);
+            }
+            if !self.drain(&mut Vec::new()) {
+                return Err(Failure::Disconnected);
+            }
+        }
+    }
+
+    /// Whether the receiving end is gone.
+    pub(crate) fn is_disconnected(&self) -> bool {
+        self.side.ring.is_closed(End::Receiver) || socket::is_closed(self.side.socket())
+    }
+}
