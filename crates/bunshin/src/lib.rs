@@ -20,3 +20,5 @@ mod shared;
 mod sync;
 pub use shared::{Array, ArrayGuard, Atomic, RawArray, RawValue, Value, ValueGuard};
 pub use sync::{Lock, LockError, LockGuard};
+mod pool;
+pub use pool::{Batch, Pool, PoolBuilder};

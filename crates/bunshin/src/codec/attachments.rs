@@ -30,6 +30,8 @@ pub(crate) struct Outgoing {
 /// What came beside a message.
 #[derive(Debug, Default)]
 pub(crate) struct Incoming {
+    /// Others get the same handles.
+    is_common: bool,
     handles: Vec<Option<OwnedFd>>,
     blocks: Vec<Option<Block>>,
 }
@@ -167,7 +169,13 @@ impl Incoming {
         Self {
             handles: handles.into_iter().map(Some).collect(),
             blocks: blocks.into_iter().map(Some).collect(),
+            is_common: false,
         }
+    }
+
+    /// For a message that goes to several readers: they must not write to what came with it.
+    pub(crate) fn common(handles: Vec<OwnedFd>) -> Self {
+        Self { is_common: true, ..Self::new(handles, Vec::new()) }
     }
 
     pub(crate) fn with_blocks(mut self, blocks: Vec<Block>) -> Self {
@@ -215,7 +223,7 @@ impl Incoming {
             }
             Beside::Handle(index, len) => {
                 let len = usize::try_from(len).map_err(|_| Error::new(ErrorKind::Corrupt, "a payload is too long"))?;
-                Block::attach(&self.handle(index)?, len)
+                Block::attach(&self.handle(index)?, len, self.is_common)
             }
         }
     }

@@ -61,7 +61,8 @@ struct Entry {
     capacity: AtomicU64,
     /// The member that put the block on its way.
     sender: AtomicU32,
-    _spare: AtomicU32,
+    /// Counts the messages that named the block, so that an old name is told from a new one.
+    times: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Table>() == 64);
@@ -77,6 +78,8 @@ unsafe impl Shared for Entry {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Descriptor {
     pub(crate) index: u32,
+    /// The how-manieth message it is that names the block.
+    pub(crate) times: u32,
     pub(crate) len: u64,
 }
 
@@ -87,15 +90,14 @@ impl Descriptor {
     pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&self.index.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.times.to_le_bytes());
         bytes[8..].copy_from_slice(&self.len.to_le_bytes());
         bytes
     }
 
     pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
-        let (mut index, mut len) = ([0; 4], [0; 8]);
-        index.copy_from_slice(&bytes[..4]);
-        len.copy_from_slice(&bytes[8..]);
-        Self { index: u32::from_le_bytes(index), len: u64::from_le_bytes(len) }
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Self { index: word(0), times: word(4), len: u64::from(word(8)) | u64::from(word(12)) << 32 }
     }
 }
 
@@ -302,10 +304,10 @@ impl Heap {
         let Some(bit) = self.bit() else {
             return Err(Error::new(ErrorKind::Unsupported, "this process is one too many to hold shared blocks"));
         };
-        let state = &self.entry(index).state;
-        let mut seen = state.load(Ordering::Relaxed);
+        let Entry { state, times, .. } = self.entry(index);
+        let mut seen = state.load(Ordering::Acquire);
         loop {
-            if seen & ON_ITS_WAY == 0 {
+            if seen & ON_ITS_WAY == 0 || times.load(Ordering::Relaxed) != descriptor.times {
                 return Err(corrupt("which nobody has sent"));
             }
             match state.compare_exchange_weak(seen, seen & !ON_ITS_WAY | bit, Ordering::Acquire, Ordering::Relaxed) {
@@ -316,10 +318,14 @@ impl Heap {
     }
 
     /// Undoes the sending of a block whose message does not go out, or that nobody
-    /// will read.
+    /// will read. Does nothing if it has been received, even if it was sent again since.
     pub(crate) fn recall(&self, descriptor: Descriptor) {
         let index = descriptor.index as usize;
-        if index < self.made() {
+        if index >= self.made() {
+            return;
+        }
+        let Entry { state, times, .. } = self.entry(index);
+        if state.load(Ordering::Acquire) & ON_ITS_WAY != 0 && times.load(Ordering::Relaxed) == descriptor.times {
             self.let_go(index, ON_ITS_WAY);
         }
     }
@@ -365,6 +371,8 @@ enum Home {
     Heap { heap: Arc<Heap>, index: usize },
     /// Memory that came with a handle, for this holder alone.
     Alone,
+    /// Memory that came with a handle, which others read too.
+    Common,
 }
 
 impl Block {
@@ -377,13 +385,16 @@ impl Block {
     }
 
     /// Maps memory that came with a handle.
-    pub(crate) fn attach(fd: &std::os::fd::OwnedFd, len: usize) -> Result<Self> {
+    ///
+    /// `common` says that the same handle went to several readers.
+    pub(crate) fn attach(fd: &std::os::fd::OwnedFd, len: usize, common: bool) -> Result<Self> {
         let size = memory::sealed_len(fd.as_fd()).map_err(|error| Error::os("attach to a large payload", error))?;
         if len as u64 > size {
             return Err(Error::new(ErrorKind::Corrupt, format!("a payload of {len} bytes came in {size} bytes of memory")));
         }
         let map = Mapping::new(fd.as_fd(), 0, len.max(1)).map_err(|error| Error::os("map a large payload", error))?;
-        Ok(Self { home: Home::Alone, map: Arc::new(map), len, generation: thread::generation() })
+        let home = if common { Home::Common } else { Home::Alone };
+        Ok(Self { home, map: Arc::new(map), len, generation: thread::generation() })
     }
 
     /// The bytes.
@@ -410,6 +421,7 @@ impl Block {
     fn is_alone(&self) -> bool {
         match &self.home {
             Home::Alone => true,
+            Home::Common => false,
             Home::Heap { .. } if self.generation != thread::generation() => false,
             Home::Heap { heap, index } => Some(heap.entry(*index).state.load(Ordering::Acquire)) == heap.bit(),
         }
@@ -444,7 +456,9 @@ impl Block {
             }
         }
         entry.sender.store(home.member, Ordering::Relaxed);
-        Some(Descriptor { index: *index as u32, len: self.len as u64 })
+        let times = entry.times.load(Ordering::Relaxed).wrapping_add(1);
+        entry.times.store(times, Ordering::Release);
+        Some(Descriptor { index: *index as u32, times, len: self.len as u64 })
     }
 }
 

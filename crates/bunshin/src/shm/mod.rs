@@ -7,3 +7,4 @@ pub(crate) mod layout;
 pub(crate) mod lock;
 pub(crate) mod ring;
 pub(crate) mod segment;
+pub(crate) mod table;

@@ -1,0 +1,118 @@
+//! Making a pool.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Pool;
+use super::dispatcher::Dispatcher;
+use super::supervisor::{Initializer, Recipe};
+use crate::codec::attachments::Outgoing;
+use crate::codec::serde::encode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::{StartMethod, Target, start_method, target};
+use crate::shm::table::WORKERS;
+use crate::sys::thread;
+
+/// What a [`Pool`] is to be.
+///
+/// # Examples
+/// ```
+/// use bunshin::{Pool, StartMethod};
+/// use std::sync::OnceLock;
+///
+/// static GREETING: OnceLock<String> = OnceLock::new();
+///
+/// fn prepare(greeting: String) {
+///     GREETING.set(greeting).expect("each worker prepares once");
+/// }
+///
+/// fn greet(name: String) -> String {
+///     format!("{} {name}", GREETING.get().expect("prepared"))
+/// }
+///
+/// let pool = Pool::builder()
+///     .workers(2)
+///     .start_method(StartMethod::Spawn)
+///     .initializer(prepare, ("hello".to_string(),))
+///     .build()?;
+/// assert_eq!(pool.map(greet, ["world".to_string()])?, ["hello world"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Default)]
+#[must_use = "a builder makes a pool when it is built"]
+pub struct PoolBuilder {
+    workers: Option<usize>,
+    start_method: Option<StartMethod>,
+    name: Option<String>,
+    tasks: Option<usize>,
+    initializer: Option<Result<Initializer>>,
+}
+
+impl PoolBuilder {
+    /// How many workers. By default as many as there are processors that this process may use.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// The start method. By default that of [`start_method`](crate::start_method).
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.start_method = Some(method);
+        self
+    }
+
+    /// What the workers are called, followed by `-1` and so on. By default `Worker`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// A function that each worker runs before its first task.
+    ///
+    /// The arguments are encoded once; each worker gets its own. If it panics, the pool is
+    /// broken: all tasks fail with an error of kind `Initializer` that says why.
+    pub fn initializer<F, Args>(mut self, function: F, args: Args) -> Self
+    where
+        F: Target<Args>,
+        F::Output: Serialize,
+        Args: Serialize + DeserializeOwned,
+    {
+        let encode = || {
+            let mut outgoing = Outgoing::default();
+            let mut arguments = Vec::new();
+            encode(&args, &mut arguments, &mut outgoing)?;
+            Ok(Initializer { entry: target::locate(function)?, arguments, handles: std::mem::take(&mut outgoing.handles) })
+        };
+        self.initializer = Some(encode());
+        self
+    }
+
+    /// How many tasks a worker runs before another takes its place, for tasks that leak.
+    /// By default any number. 0 is as 1.
+    #[doc(alias = "maxtasksperchild")]
+    pub fn max_tasks_per_child(mut self, tasks: usize) -> Self {
+        self.tasks = Some(tasks.max(1));
+        self
+    }
+
+    /// Makes the pool. Returns when the workers have been started, which may not run yet.
+    ///
+    /// # Errors
+    /// As [`Pool::new`]; `Encode` if the initializer's arguments cannot be encoded.
+    pub fn build(self) -> Result<Pool> {
+        let workers = self.workers.unwrap_or_else(thread::cpus);
+        if workers == 0 || workers > WORKERS {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("a pool of {workers} workers: there are 1 to {WORKERS}"),
+            ));
+        }
+        let recipe = Recipe {
+            method: self.start_method.unwrap_or_else(start_method),
+            name: self.name.unwrap_or_else(|| "Worker".to_owned()),
+            tasks: self.tasks,
+            initializer: self.initializer.transpose()?,
+        };
+        Ok(Pool { dispatcher: Dispatcher::new(workers, recipe)? })
+    }
+}

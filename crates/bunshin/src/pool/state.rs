@@ -1,0 +1,371 @@
+//! What the pool knows and decides: which task is where, what a worker's end means, when
+//! the pool is broken. No process, socket or clock here: events in, actions out.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::shm::table::Held;
+
+/// A task that has been handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Task {
+    pub(crate) batch: u64,
+    /// Its position in its batch.
+    pub(crate) position: usize,
+    pub(crate) ticket: u32,
+}
+
+/// How a task ended, for its batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// The result is in the slot, which the batch frees.
+    Done { slot: u32, position: usize },
+    /// The worker of that number died with it.
+    Lost { position: usize, worker: usize },
+    /// It was never run: the pool was terminated, or is broken.
+    NotRun { position: usize },
+}
+
+/// What is to be done about an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Put the task back into the queue: the worker had not begun it.
+    Requeue { slot: u32, ticket: u32 },
+    /// The slot is free, and nobody will read what is in it.
+    Discard { slot: u32 },
+    /// Start another worker with that number.
+    Replace { worker: usize },
+}
+
+/// Whether the pool takes tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// No new tasks; those that there are will be finished.
+    Closed,
+    /// No tasks at all.
+    Terminated,
+    /// It has no workers and will get none; why.
+    Broken(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worker {
+    Starting,
+    Ready,
+    Gone,
+}
+
+/// Times in a row that workers may end before they are ready: more in a pool of many, as
+/// somebody may be killing them.
+fn early_ends_allowed(workers: usize) -> usize {
+    16 + 2 * workers
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    phase: Phase,
+    free: Vec<u32>,
+    tasks: Vec<Option<Task>>,
+    mailboxes: HashMap<u64, VecDeque<Delivery>>,
+    workers: Vec<Worker>,
+    early_ends: usize,
+    next_batch: u64,
+    next_ticket: u32,
+}
+
+impl State {
+    pub(crate) fn new(slots: usize, workers: usize) -> Self {
+        Self {
+            phase: Phase::Open,
+            free: (0..slots as u32).rev().collect(),
+            tasks: vec![None; slots],
+            mailboxes: HashMap::new(),
+            workers: vec![Worker::Gone; workers],
+            early_ends: 0,
+            next_batch: 0,
+            next_ticket: 0,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    // -- batches
+
+    pub(crate) fn open_batch(&mut self) -> u64 {
+        self.next_batch += 1;
+        self.mailboxes.insert(self.next_batch, VecDeque::new());
+        self.next_batch
+    }
+
+    /// Forgets a batch. What comes for it later is discarded.
+    pub(crate) fn close_batch(&mut self, batch: u64) -> Vec<Action> {
+        let mail = self.mailboxes.remove(&batch).unwrap_or_default();
+        mail.into_iter()
+            .filter_map(|delivery| match delivery {
+                Delivery::Done { slot, .. } => Some(Action::Discard { slot }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Takes up to `most` free slots.
+    pub(crate) fn take_slots(&mut self, most: usize, slots: &mut Vec<u32>) {
+        let keep = self.free.len().saturating_sub(most);
+        slots.extend(self.free.drain(keep..));
+    }
+
+    pub(crate) fn give_back(&mut self, slot: u32) {
+        self.free.push(slot);
+    }
+
+    /// A task is about to be put into the queue; gives its ticket.
+    pub(crate) fn submit(&mut self, slot: u32, batch: u64, position: usize) -> u32 {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.tasks[slot as usize] = Some(Task { batch, position, ticket: self.next_ticket });
+        self.next_ticket
+    }
+
+    /// Whose task is in a slot.
+    pub(crate) fn task(&self, slot: u32) -> Option<Task> {
+        self.tasks.get(slot as usize).copied().flatten()
+    }
+
+    /// The next outcome for a batch.
+    pub(crate) fn next_delivery(&mut self, batch: u64) -> Option<Delivery> {
+        self.mailboxes.get_mut(&batch)?.pop_front()
+    }
+
+    pub(crate) fn has_mail(&self, batch: u64) -> bool {
+        self.mailboxes.get(&batch).is_some_and(|mail| !mail.is_empty())
+    }
+
+    fn deliver(&mut self, batch: u64, delivery: Delivery) -> Option<Action> {
+        match self.mailboxes.get_mut(&batch) {
+            Some(mail) => {
+                mail.push_back(delivery);
+                None
+            }
+            // Nobody waits for it any more.
+            None => match delivery {
+                Delivery::Done { slot, .. } => Some(Action::Discard { slot }),
+                _ => None,
+            },
+        }
+    }
+
+    // -- events
+
+    /// A worker says that it has finished what is in a slot.
+    pub(crate) fn finished(&mut self, slot: u32, ticket: u32) -> Option<Action> {
+        // Told twice, as when the worker died right after: the second time does not count.
+        let task = self.task(slot).filter(|task| task.ticket == ticket)?;
+        self.tasks[slot as usize] = None;
+        self.deliver(task.batch, Delivery::Done { slot, position: task.position })
+    }
+
+    pub(crate) fn starting(&mut self, worker: usize) {
+        self.workers[worker] = Worker::Starting;
+    }
+
+    pub(crate) fn ready(&mut self, worker: usize) {
+        if self.workers[worker] == Worker::Starting {
+            self.workers[worker] = Worker::Ready;
+            self.early_ends = 0;
+        }
+    }
+
+    /// A worker has ended, with these slots in its hands; `how` says how, for people.
+    pub(crate) fn ended(&mut self, worker: usize, held: &[(u32, u32, Held)], how: &str) -> Vec<Action> {
+        let was_ready = std::mem::replace(&mut self.workers[worker], Worker::Gone) == Worker::Ready;
+        let mut actions = Vec::new();
+        for (slot, ticket, held) in held.iter().copied() {
+            match held {
+                Held::Done => actions.extend(self.finished(slot, ticket)),
+                Held::Claimed if self.task(slot).is_some_and(|task| task.ticket == ticket) => {
+                    actions.push(Action::Requeue { slot, ticket });
+                }
+                Held::Running => {
+                    let Some(task) = self.task(slot).filter(|task| task.ticket == ticket) else { continue };
+                    self.tasks[slot as usize] = None;
+                    actions.push(Action::Discard { slot });
+                    actions.extend(self.deliver(task.batch, Delivery::Lost { position: task.position, worker }));
+                }
+                Held::Claimed => {}
+            }
+        }
+        if !was_ready && held.is_empty() {
+            self.early_ends += 1;
+        }
+        if self.early_ends > early_ends_allowed(self.workers.len()) {
+            actions.extend(self.break_down(format!(
+                "workers ended {} times in a row before they were ready, the last one with {how}",
+                self.early_ends
+            )));
+        }
+        let has_work = self.tasks.iter().any(Option::is_some);
+        if self.phase == Phase::Open || (self.phase == Phase::Closed && has_work) {
+            actions.push(Action::Replace { worker });
+        }
+        actions
+    }
+
+    /// A worker could not be replaced.
+    pub(crate) fn not_replaced(&mut self, why: &str) -> Vec<Action> {
+        if self.workers.iter().all(|worker| *worker == Worker::Gone) {
+            return self.break_down(format!("no worker can be started: {why}"));
+        }
+        Vec::new()
+    }
+
+    /// The initializer has failed in a worker.
+    pub(crate) fn initializer_failed(&mut self, why: &str) -> Vec<Action> {
+        self.break_down(format!("the initializer failed: {why}"))
+    }
+
+    fn break_down(&mut self, why: String) -> Vec<Action> {
+        if !matches!(self.phase, Phase::Open | Phase::Closed) {
+            return Vec::new();
+        }
+        self.phase = Phase::Broken(why);
+        self.cancel_all()
+    }
+
+    pub(crate) fn close(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closed;
+        }
+    }
+
+    pub(crate) fn terminate(&mut self) -> Vec<Action> {
+        if matches!(self.phase, Phase::Open | Phase::Closed) {
+            self.phase = Phase::Terminated;
+        }
+        self.cancel_all()
+    }
+
+    fn cancel_all(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for slot in 0..self.tasks.len() {
+            if let Some(task) = self.tasks[slot].take() {
+                actions.push(Action::Discard { slot: slot as u32 });
+                actions.extend(self.deliver(task.batch, Delivery::NotRun { position: task.position }));
+            }
+        }
+        actions
+    }
+
+    pub(crate) fn is_gone(&self, worker: usize) -> bool {
+        self.workers[worker] == Worker::Gone
+    }
+
+    pub(crate) fn has_tasks(&self) -> bool {
+        self.tasks.iter().any(Option::is_some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> (State, u64) {
+        let mut state = State::new(4, 2);
+        for worker in 0..2 {
+            state.starting(worker);
+            state.ready(worker);
+        }
+        let batch = state.open_batch();
+        (state, batch)
+    }
+
+    fn submit(state: &mut State, batch: u64, position: usize) -> (u32, u32) {
+        let mut slots = Vec::new();
+        state.take_slots(1, &mut slots);
+        (slots[0], state.submit(slots[0], batch, position))
+    }
+
+    #[test]
+    fn a_result_goes_to_its_batch_once() {
+        let (mut state, batch) = pool();
+        let (slot, ticket) = submit(&mut state, batch, 7);
+        assert_eq!(state.finished(slot, ticket), None);
+        assert_eq!(state.finished(slot, ticket), None);
+        assert_eq!(state.next_delivery(batch), Some(Delivery::Done { slot, position: 7 }));
+        assert_eq!(state.next_delivery(batch), None);
+    }
+
+    #[test]
+    fn a_dead_worker_loses_only_what_it_had_begun() {
+        let (mut state, batch) = pool();
+        let begun = submit(&mut state, batch, 0);
+        let claimed = submit(&mut state, batch, 1);
+        let done = submit(&mut state, batch, 2);
+        let held = [(begun.0, begun.1, Held::Running), (claimed.0, claimed.1, Held::Claimed), (done.0, done.1, Held::Done)];
+        let actions = state.ended(1, &held, "signal 9");
+        assert!(actions.contains(&Action::Requeue { slot: claimed.0, ticket: claimed.1 }));
+        assert!(actions.contains(&Action::Discard { slot: begun.0 }));
+        assert!(actions.contains(&Action::Replace { worker: 1 }));
+        assert_eq!(state.next_delivery(batch), Some(Delivery::Lost { position: 0, worker: 1 }));
+        assert_eq!(state.next_delivery(batch), Some(Delivery::Done { slot: done.0, position: 2 }));
+        assert_eq!(state.task(claimed.0).map(|task| task.position), Some(1));
+    }
+
+    #[test]
+    fn workers_that_never_get_ready_break_the_pool() {
+        let mut state = State::new(4, 1);
+        let batch = state.open_batch();
+        submit(&mut state, batch, 0);
+        let mut starts = 0;
+        loop {
+            state.starting(0);
+            starts += 1;
+            if !state.ended(0, &[], "exit code 1").contains(&Action::Replace { worker: 0 }) {
+                break;
+            }
+            assert!(starts < 100, "it goes on for ever");
+        }
+        assert!(matches!(state.phase(), Phase::Broken(why) if why.contains("exit code 1")));
+        assert_eq!(state.next_delivery(batch), Some(Delivery::NotRun { position: 0 }));
+    }
+
+    #[test]
+    fn a_ready_worker_ends_the_count() {
+        let mut state = State::new(4, 1);
+        for _ in 0..200 {
+            state.starting(0);
+            state.ready(0);
+            assert!(state.ended(0, &[], "signal 9").contains(&Action::Replace { worker: 0 }));
+        }
+        assert_eq!(*state.phase(), Phase::Open);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_discarded() {
+        let (mut state, batch) = pool();
+        let first = submit(&mut state, batch, 0);
+        let second = submit(&mut state, batch, 1);
+        state.finished(first.0, first.1);
+        assert_eq!(state.close_batch(batch), [Action::Discard { slot: first.0 }]);
+        assert_eq!(state.finished(second.0, second.1), Some(Action::Discard { slot: second.0 }));
+    }
+
+    #[test]
+    fn a_closed_pool_replaces_workers_only_for_work_that_is_left() {
+        let (mut state, batch) = pool();
+        let task = submit(&mut state, batch, 0);
+        state.close();
+        assert!(state.ended(0, &[], "signal 9").contains(&Action::Replace { worker: 0 }));
+        state.finished(task.0, task.1);
+        assert!(state.ended(1, &[], "signal 9").is_empty());
+    }
+
+    #[test]
+    fn terminating_tells_everyone() {
+        let (mut state, batch) = pool();
+        let (slot, _) = submit(&mut state, batch, 3);
+        assert_eq!(state.terminate(), [Action::Discard { slot }]);
+        assert_eq!(state.next_delivery(batch), Some(Delivery::NotRun { position: 3 }));
+        assert!(!state.has_tasks());
+    }
+}

@@ -1,0 +1,261 @@
+//! Starting, watching and replacing workers.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::dispatcher::Core;
+use super::message::{self, BELL, FAILED, HANDLES, READY, WANT};
+use super::state::Action;
+use super::worker::{self, WorkerStart};
+use crate::codec::attachments::Outgoing;
+use crate::codec::serde::encode;
+use crate::error::{Error, Result};
+use crate::process::{Child, ExitStatus, Process, StartMethod, start_entry, target};
+use crate::shm::heap::Heap;
+use crate::shm::table::{Held, Table};
+use crate::sys::process::Sig;
+use crate::sys::socket::{self, Interest};
+use crate::transport::Patience;
+
+/// How long a worker that was asked to end may take.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// How workers are started.
+#[derive(Debug)]
+pub(crate) struct Recipe {
+    pub(crate) method: StartMethod,
+    pub(crate) name: String,
+    pub(crate) tasks: Option<usize>,
+    pub(crate) initializer: Option<Initializer>,
+}
+
+/// A function that each worker runs first, with its encoded arguments.
+#[derive(Debug)]
+pub(crate) struct Initializer {
+    pub(crate) entry: u64,
+    pub(crate) arguments: Vec<u8>,
+    pub(crate) handles: Vec<OwnedFd>,
+}
+
+/// A worker, as the parent sees it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) child: Arc<Child>,
+    pub(crate) socket: Arc<OwnedFd>,
+    /// Handles of results that have not been read yet, by ticket.
+    pub(crate) handles: HashMap<u32, Vec<OwnedFd>>,
+}
+
+impl Recipe {
+    /// Starts worker `number`.
+    pub(crate) fn start(&self, table: &Table, number: usize) -> Result<Worker> {
+        let os = |error| Error::os("start a worker", error);
+        let (socket, theirs) = socket::packet_pair().map_err(os)?;
+        let mut outgoing = Outgoing::default();
+        outgoing.handles.push(socket::duplicate(table.segment().as_fd()).map_err(os)?);
+        outgoing.handles.push(theirs);
+        let mut initializer = None;
+        let mut handles = 0;
+        if let Some(Initializer { entry, arguments, handles: own }) = &self.initializer {
+            for handle in own {
+                outgoing.handles.push(socket::duplicate(handle.as_fd()).map_err(os)?);
+            }
+            handles = own.len();
+            initializer = Some((*entry, arguments.clone()));
+        }
+        let start = WorkerStart { number, member: member(number), tasks: self.tasks, initializer, handles };
+        let mut arguments = Vec::new();
+        encode(&start, &mut arguments, &mut Outgoing::default())?;
+        let builder =
+            Process::builder().name(format!("{}-{}", self.name, number + 1)).daemon(true).start_method(self.method);
+        let entry = target::locate_entry(worker::run)?;
+        let (child, _control) = start_entry(builder, entry, arguments, outgoing)?;
+        Ok(Worker { child, socket: Arc::new(socket), handles: HashMap::new() })
+    }
+}
+
+/// The number of a worker among the users of the pool's heap; the parent is 0.
+pub(crate) fn member(number: usize) -> u32 {
+    u32::try_from(number + 1).unwrap_or(u32::MAX)
+}
+
+impl Core {
+    /// Starts a worker, and says so.
+    pub(crate) fn hire(&mut self, number: usize) -> Result<()> {
+        self.table.reset_worker(number);
+        self.state.starting(number);
+        match self.recipe.start(&self.table, number) {
+            Ok(worker) => {
+                self.workers[number] = Some(worker);
+                Ok(())
+            }
+            Err(error) => {
+                self.workers[number] = None;
+                let _ = self.state.ended(number, &[], "no start");
+                Err(error)
+            }
+        }
+    }
+
+    /// What to wait for: each worker's socket and end.
+    pub(crate) fn watched(&self) -> Vec<Watched> {
+        let workers = self.workers.iter().enumerate();
+        workers
+            .filter_map(|(number, worker)| {
+                let worker = worker.as_ref()?;
+                Some(Watched { number, child: Arc::clone(&worker.child), socket: Arc::clone(&worker.socket) })
+            })
+            .collect()
+    }
+
+    /// Reads what a worker has sent.
+    pub(crate) fn read_packets(&mut self, number: usize) {
+        let mut actions = Vec::new();
+        while let Some(worker) = &mut self.workers[number] {
+            let packet = match message::receive(worker.socket.as_fd(), false) {
+                Ok(Some(packet)) => packet,
+                // That it is gone is told by its end.
+                Ok(None) | Err(_) => break,
+            };
+            match packet.byte {
+                BELL => {}
+                READY => self.state.ready(number),
+                FAILED => {
+                    actions.extend(self.state.initializer_failed(&String::from_utf8_lossy(&packet.rest)));
+                }
+                WANT => {
+                    if let Some(handles) = self.task_handles.get(&packet.ticket) {
+                        // A worker that is gone needs none.
+                        let _ = message::send_handles(worker.socket.as_fd(), packet.ticket, handles);
+                    }
+                }
+                HANDLES => worker.handles.entry(packet.ticket).or_default().extend(packet.handles),
+                _ => {}
+            }
+        }
+        self.act(actions);
+    }
+
+    /// Deals with the ends of workers that have ended.
+    pub(crate) fn bury_dead(&mut self) {
+        for number in 0..self.workers.len() {
+            let Some(worker) = &self.workers[number] else { continue };
+            let status = match worker.child.wait(Patience::Never) {
+                Ok(None) => continue,
+                Ok(status) => status,
+                // Collected behind our back: gone, in an unknown way.
+                Err(_) => None,
+            };
+            self.bury(number, status);
+        }
+    }
+
+    fn bury(&mut self, number: usize, status: Option<ExitStatus>) {
+        self.read_packets(number);
+        self.collect();
+        let held = self.table.held_by(number);
+        for (slot, ticket, held) in &held {
+            match held {
+                Held::Claimed => {}
+                // Its blocks are about to be let go: what has not been read is read now.
+                Held::Done => self.read_early(*slot),
+                Held::Running => {
+                    for block in self.task_blocks.remove(ticket).unwrap_or_default() {
+                        self.heap.recall(block);
+                    }
+                }
+            }
+        }
+        if let Some(worker) = self.workers[number].take() {
+            self.ends.insert(number, (worker.child.name().to_owned(), worker.child.pid(), status));
+        }
+        self.heap.bury(member(number));
+        let how = status.map_or_else(|| "an unknown end".to_owned(), |status| status.to_string());
+        let actions = self.state.ended(number, &held, &how);
+        self.act(actions);
+        // Somebody else may have to do what it would have done.
+        self.wake_workers(self.table.waiting());
+    }
+
+    pub(crate) fn act(&mut self, actions: Vec<Action>) {
+        let mut queue: std::collections::VecDeque<_> = actions.into();
+        while let Some(action) = queue.pop_front() {
+            match action {
+                Action::Requeue { slot, ticket } => self.table.push(slot, ticket),
+                Action::Discard { slot } => self.discard(slot),
+                Action::Replace { worker } => {
+                    if let Err(error) = self.hire(worker) {
+                        queue.extend(self.state.not_replaced(&error.to_string()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rings as many sleeping workers as there are tasks for.
+    pub(crate) fn wake_workers(&self, tasks: usize) {
+        let mut wake = Vec::new();
+        self.table.sleepers(tasks, &mut wake);
+        for number in wake {
+            if let Some(worker) = &self.workers[number] {
+                // One that is gone is replaced.
+                let _ = message::send(worker.socket.as_fd(), BELL, 0, &[], &[], false);
+            }
+        }
+    }
+
+    /// Has all workers end: at once if `now`, or when there is nothing left to do.
+    pub(crate) fn dismiss(&mut self, now: bool) {
+        self.table.close();
+        for worker in self.workers.iter().flatten() {
+            let _ = message::send(worker.socket.as_fd(), BELL, 0, &[], &[], false);
+            if now {
+                let _ = worker.child.signal(Sig::TERM);
+            }
+        }
+        if !now {
+            return;
+        }
+        let deadline = Instant::now() + GRACE;
+        for worker in self.workers.iter().flatten() {
+            if !matches!(worker.child.wait(Patience::Until(deadline)), Ok(Some(_))) {
+                worker.child.destroy();
+            }
+        }
+    }
+}
+
+/// A worker that is waited for.
+pub(crate) struct Watched {
+    pub(crate) number: usize,
+    child: Arc<Child>,
+    socket: Arc<OwnedFd>,
+}
+
+/// Waits until a worker has sent something or ended; gives the numbers of those that have
+/// sent, and whether any has ended.
+pub(crate) fn watch(watched: &[Watched], deadline: Option<Instant>) -> Result<(Vec<usize>, bool)> {
+    let fds: Vec<_> = watched
+        .iter()
+        .flat_map(|worker| [worker.socket.as_fd(), worker.child.pidfd()])
+        .map(|fd| (fd, Interest::Readable))
+        .collect();
+    let mut ready = Vec::new();
+    socket::poll(&fds, deadline, &mut ready).map_err(|error| Error::os("wait for the workers of a pool", error))?;
+    let mut sent = Vec::new();
+    let mut any_ended = false;
+    for (worker, ready) in watched.iter().zip(ready.chunks(2)) {
+        if ready[0] {
+            sent.push(worker.number);
+        }
+        any_ended |= ready[1];
+    }
+    Ok((sent, any_ended))
+}
+
+/// The heap as the parent of a pool uses it.
+pub(crate) fn parent_heap(table: &Table) -> Arc<Heap> {
+    Heap::new(Arc::clone(table.segment()), Table::HEAP, 0)
+}

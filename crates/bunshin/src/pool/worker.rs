@@ -1,0 +1,253 @@
+//! The worker's side: take a task, run it, leave the result, until there is nothing left.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::message::{self, BELL, FAILED, HANDLES, READY, WANT};
+use crate::codec::attachments::{Incoming, Outgoing};
+use crate::codec::outcome::{Call, Failure, Input};
+use crate::codec::serde::decode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::{bootstrap, target};
+use crate::shm::heap::Heap;
+use crate::shm::table::{Claim, Parcel, Table};
+use crate::sys::image::Entry;
+use crate::sys::thread;
+
+/// Ticks that an idle worker spins at most before it sleeps.
+const SPIN_MAX: u64 = 100_000;
+const SPIN_MIN: u64 = 4_000;
+/// Ticks from which on a task counts as long: its result is told at once.
+const LONG: u64 = 250_000;
+
+/// What a worker is started with. The handles of the message are the table's and the
+/// socket's, then those of the initializer's arguments.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WorkerStart {
+    pub(crate) number: usize,
+    pub(crate) member: u32,
+    pub(crate) tasks: Option<usize>,
+    pub(crate) initializer: Option<(u64, Vec<u8>)>,
+    pub(crate) handles: usize,
+}
+
+/// The entry of worker processes.
+pub(crate) fn run(call: &mut Call) {
+    let code = match Worker::start(call) {
+        Ok(worker) => worker.work(),
+        Err(_) => 1,
+    };
+    // The result of the process is nobody's business, and its socket has no reader.
+    bootstrap::leave(code, bootstrap::Exit::Now)
+}
+
+struct Worker {
+    table: Table,
+    heap: Arc<Heap>,
+    socket: OwnedFd,
+    start: WorkerStart,
+    claimed: VecDeque<Claim>,
+    spin: u64,
+    /// The last task's function, by its place.
+    entry: Option<(u64, Entry<Call>)>,
+}
+
+impl Worker {
+    fn start(call: &mut Call) -> Result<Self> {
+        let mut start: WorkerStart = decode(call.input.as_bytes(), &mut Incoming::default())?;
+        let table = Table::attach(call.incoming.handle(0)?)?;
+        let socket = call.incoming.handle(1)?;
+        let heap = Heap::new(Arc::clone(table.segment()), Table::HEAP, start.member);
+        if let Some((entry, arguments)) = start.initializer.take() {
+            let handles = (0..start.handles).map(|index| call.incoming.handle(index as u32 + 2)).collect::<Result<_>>()?;
+            initialize(&socket, entry, arguments, handles)?;
+        }
+        message::send(socket.as_fd(), READY, 0, &[], &[], true).map_err(|error| Error::os("tell the pool", error))?;
+        Ok(Self { table, heap, socket, start, claimed: VecDeque::new(), spin: SPIN_MAX / 2, entry: None })
+    }
+
+    fn work(mut self) -> i32 {
+        let mut call = Call { is_quiet: true, ..Call::default() };
+        let mut left = self.start.tasks.unwrap_or(usize::MAX);
+        while left > 0 {
+            let Some(claim) = self.next(left) else { return 0 };
+            left -= 1;
+            if self.run_task(claim, &mut call).is_err() {
+                // The parent is gone, or the table makes no sense any more.
+                return 1;
+            }
+        }
+        0
+    }
+
+    /// The next task; `None` when the pool is closed and empty.
+    fn next(&mut self, left: usize) -> Option<Claim> {
+        if let Some(claim) = self.claimed.pop_front() {
+            return Some(claim);
+        }
+        let number = self.start.number;
+        loop {
+            if let Some(claim) = self.table.claim(number) {
+                self.table.set_busy(number);
+                let chunk = self.table.parcel(claim.slot).chunk as usize;
+                for _ in 1..chunk.min(left) {
+                    let Some(more) = self.table.claim(number) else { break };
+                    self.claimed.push_back(more);
+                }
+                return Some(claim);
+            }
+            if self.table.is_closing() {
+                return None;
+            }
+            self.table.set_searching(number);
+            if self.linger() {
+                continue;
+            }
+            self.table.arm_worker(number);
+            if self.table.has_tasks() || self.table.is_closing() {
+                // The bell may ring all the same; the packet is read at the next sleep.
+                continue;
+            }
+            match message::receive(self.socket.as_fd(), true) {
+                Ok(Some(_)) => {}
+                // The parent is gone.
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Looks for a task for a while. True if there may be one.
+    fn linger(&mut self) -> bool {
+        let is_time = |table: &Table| table.has_tasks() || table.is_closing();
+        if thread::cpu() == self.table.parent_cpu() || thread::cpus() == 1 {
+            return (0..4).any(|_| {
+                thread::give_way();
+                is_time(&self.table)
+            });
+        }
+        let start = thread::ticks();
+        loop {
+            for _ in 0..16 {
+                if is_time(&self.table) {
+                    self.spin = (self.spin * 2).min(SPIN_MAX);
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if thread::ticks().wrapping_sub(start) > self.spin {
+                self.spin = (self.spin / 2).max(SPIN_MIN);
+                return false;
+            }
+        }
+    }
+
+    fn run_task(&mut self, claim: Claim, call: &mut Call) -> Result<()> {
+        let since = thread::ticks();
+        self.table.begin(self.start.number, claim);
+        let parcel = self.table.parcel(claim.slot);
+        call.outgoing = Outgoing::new(Some(Arc::clone(&self.heap)));
+        let spare = match std::mem::take(&mut call.input) {
+            Input::Bytes(bytes, _) => bytes,
+            Input::Block(..) => Vec::new(),
+        };
+        let handles = self.fetch_handles(claim, parcel)?;
+        let arrived = message::read(&self.table, &self.heap, claim.slot, parcel, handles, spare);
+        match (arrived, self.find(parcel.entry)) {
+            (Ok(arrived), Some(entry)) => {
+                call.input = arrived.input;
+                call.incoming = arrived.incoming;
+                entry(call);
+            }
+            (Err(error), _) => target::fail(call, &Failure::Arguments(error.to_string())),
+            (_, None) => target::fail(call, &Failure::Arguments("the task names no function of this program".into())),
+        }
+        // A block that the arguments lay in is not needed any more.
+        if let Input::Block(..) = call.input {
+            call.input = Input::default();
+        }
+        call.incoming = Incoming::default();
+        self.leave_result(claim, parcel, call)?;
+        let took_long = thread::ticks().wrapping_sub(since) > LONG;
+        if self.table.finish(self.start.number, claim, took_long) {
+            self.tell(BELL, 0)?;
+        }
+        Ok(())
+    }
+
+    fn leave_result(&self, claim: Claim, parcel: Parcel, call: &mut Call) -> Result<()> {
+        let written =
+            message::write(&self.table, claim.slot, parcel, &call.output, call.failed, &mut call.outgoing);
+        if let Err(error) = written {
+            target::fail(call, &Failure::Result(error.to_string()));
+            message::write(&self.table, claim.slot, parcel, &call.output, true, &mut call.outgoing)?;
+        }
+        if !call.outgoing.handles.is_empty() {
+            message::send_handles(self.socket.as_fd(), claim.ticket, &call.outgoing.handles)
+                .map_err(|error| Error::os("send handles to the pool", error))?;
+        }
+        call.outgoing.sent();
+        Ok(())
+    }
+
+    fn find(&mut self, place: u64) -> Option<Entry<Call>> {
+        match self.entry {
+            Some((known, entry)) if known == place => Some(entry),
+            _ => {
+                let entry = target::find(place)?;
+                self.entry = Some((place, entry));
+                Some(entry)
+            }
+        }
+    }
+
+    fn fetch_handles(&self, claim: Claim, parcel: Parcel) -> Result<Vec<OwnedFd>> {
+        let mut handles = Vec::new();
+        if parcel.handles == 0 {
+            return Ok(handles);
+        }
+        self.tell(WANT, claim.ticket)?;
+        while handles.len() < parcel.handles as usize {
+            let packet = message::receive(self.socket.as_fd(), true)
+                .map_err(|error| Error::os("receive handles from the pool", error))?
+                .ok_or_else(|| Error::new(ErrorKind::Disconnected, "the pool is gone"))?;
+            // Handles of an earlier task, whose worker died before it had them all, are not ours.
+            if packet.byte == HANDLES && packet.ticket == claim.ticket {
+                handles.extend(packet.handles);
+            }
+        }
+        Ok(handles)
+    }
+
+    fn tell(&self, byte: u8, ticket: u32) -> Result<()> {
+        message::send(self.socket.as_fd(), byte, ticket, &[], &[], true).map_err(|error| Error::os("tell the pool", error))
+    }
+}
+
+fn initialize(socket: &OwnedFd, entry: u64, arguments: Vec<u8>, handles: Vec<OwnedFd>) -> Result<()> {
+    let mut call = Call {
+        input: Input::Bytes(arguments, 0),
+        incoming: Incoming::common(handles),
+        is_quiet: true,
+        ..Call::default()
+    };
+    match target::find(entry) {
+        Some(entry) => entry(&mut call),
+        None => target::fail(&mut call, &Failure::Arguments("it is no function of this program".into())),
+    }
+    if !call.failed {
+        return Ok(());
+    }
+    let why = match decode(&call.output, &mut Incoming::default()) {
+        Ok(Failure::Panicked { message, location }) => {
+            format!("it panicked at {}: {message}", location.as_deref().unwrap_or("an unknown place"))
+        }
+        Ok(Failure::Arguments(why)) => format!("its arguments did not get there: {why}"),
+        Ok(Failure::Result(why)) => format!("its result: {why}"),
+        Err(error) => error.to_string(),
+    };
+    let _ = message::send(socket.as_fd(), FAILED, 0, why.as_bytes(), &[], true);
+    Err(Error::new(ErrorKind::Initializer, why))
+}
