@@ -1,24 +1,115 @@
-//! placeholder
+//! Process parallelism done right: Python's `multiprocessing`, as a Rust programmer
+//! would want it.
+//!
+//! ```
+//! use bunshin::Pool;
+//!
+//! fn count_primes(below: u32) -> usize {
+//!     (2..below).filter(|n| (2..*n).take_while(|d| d * d <= *n).all(|d| n % d != 0)).count()
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let pool = Pool::new(4)?;
+//!     assert_eq!(pool.map(count_primes, [10, 100, 1000])?, [4, 25, 168]);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Four processes ran that. Nothing had to be prepared in `main`: a child is this program
+//! again, and becomes a child before `main` begins. A process can do what a thread cannot: be
+//! killed in the middle of a task, crash in a C library, or end by itself, and take nothing
+//! along. Here that costs one task, never the pool.
+//!
+//! # What there is
+//!
+//! | To | Use | In Python |
+//! |---|---|---|
+//! | run one function in a process | [`Process`] | `Process` |
+//! | run one function on many items | [`Pool`] | `Pool` |
+//! | run a closure that borrows | [`scope`] | – |
+//! | copy this process | [`fork()`] | `os.fork` |
+//! | talk | [`pipe`], [`channel`], [`duplex`] | `Pipe` |
+//! | wait for many at once | [`wait`] | `connection.wait` |
+//! | share a number or an array | [`Value`], [`Array`] | `Value`, `Array` |
+//! | the same without a lock | [`RawValue`], [`RawArray`] | `RawValue`, `RawArray` |
+//! | exclude each other | [`Lock`] | `Lock` |
+//! | send a large array | [`Buffer`] | out-of-band buffers |
+//! | choose how processes are made | [`StartMethod`], [`Context`] | contexts |
+//!
+//! # Functions and arguments
+//!
+//! What a child runs is a plain function, or a closure that captures nothing; that is checked
+//! when the program is compiled. Its arguments and its result are anything that `serde`
+//! serialises, and pipe ends, shared values and locks, also deep inside of the program's own
+//! types:
+//!
+//! ```
+//! use bunshin::{Process, Sender, channel};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Job {
+//!     words: Vec<String>,
+//!     answers: Sender<usize>,
+//! }
+//!
+//! fn work(job: Job) {
+//!     for word in &job.words {
+//!         job.answers.send(word.len()).expect("somebody listens");
+//!     }
+//! }
+//!
+//! let (answers, receiver) = channel()?;
+//! let child = Process::start(work, (Job { words: vec!["a".into(), "word".into()], answers },))?;
+//! assert_eq!(receiver.iter().collect::<bunshin::Result<Vec<_>>>()?, [1, 4]);
+//! assert!(child.join()?.success());
+//! # Ok::<(), bunshin::Error>(())
+//! ```
+//!
+//! # When things go wrong
+//!
+//! - A task that panics gives [`TaskError::Panicked`], with message and place.
+//! - A task whose process is killed, crashes or exits gives [`TaskError::Lost`], with the
+//!   process and its exit status. A pool puts another worker in its place.
+//! - A peer that is gone is `Disconnected` at once, after what it had sent has been received.
+//! - A lock whose holder died goes to the next one, who is told: [`LockError::Abandoned`].
+//! - Memory that is not there is an error when it is asked for.
+//! - If this process is killed, so are its children, and theirs.
+//! - Forking a process that has other threads is refused.
+//!
+//! # Speed
+//!
+//! Pipes and pools are rings and tables in shared memory, and the system is called only to put
+//! an idle process to sleep or to wake it. Large payloads are copied once; a [`Buffer`] that
+//! is handed back is not copied at all. `benchmarks/` measures this beside other crates.
+//!
+//! # Platform
+//!
+//! Linux 5.10 or later with glibc, on x86-64 and aarch64.
+
 mod codec;
 mod connection;
+mod context;
 mod error;
+mod pool;
 mod process;
+mod shared;
 mod shm;
+mod sync;
 mod sys;
 mod transport;
+
 pub use codec::buffer::Buffer;
 pub use connection::{
-    Connection, Iter, Receiver, RecvError, RecvTimeoutError, SendError, Sender, TryRecvError, TrySendError, Waitable,
-    channel, duplex, pipe, wait,
+    Connection, Iter, Receiver, RecvError, RecvTimeoutError, SendError, Sender, TryRecvError,
+    TrySendError, Waitable, channel, duplex, pipe, wait,
 };
+pub use context::Context;
 pub use error::{Error, ErrorKind, Result};
+pub use pool::{Batch, Pool, PoolBuilder};
 pub use process::{
-    ExitStatus, Fork, Panic, Process, ProcessBuilder, Scope, ScopedProcess, StartMethod, Target, TaskError, WorkerLost,
-    fork, fork_unchecked, init, scope, set_start_method, start_method,
+    ExitStatus, Fork, Panic, Process, ProcessBuilder, Scope, ScopedProcess, StartMethod, Target,
+    TaskError, WorkerLost, fork, fork_unchecked, init, scope, set_start_method, start_method,
 };
-mod shared;
-mod sync;
 pub use shared::{Array, ArrayGuard, Atomic, RawArray, RawValue, Value, ValueGuard};
 pub use sync::{Lock, LockError, LockGuard};
-mod pool;
-pub use pool::{Batch, Pool, PoolBuilder};

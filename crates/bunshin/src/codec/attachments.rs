@@ -55,7 +55,10 @@ pub(crate) enum Beside {
 impl Outgoing {
     /// For messages whose reader shares `heap`, if any.
     pub(crate) fn new(heap: Option<Arc<Heap>>) -> Self {
-        Self { heap, ..Self::default() }
+        Self {
+            heap,
+            ..Self::default()
+        }
     }
 
     /// Runs `encode`, whose handles and blocks are added here.
@@ -128,7 +131,10 @@ impl Outgoing {
     /// Hands a block on without copying it, if the reader can reach it.
     pub(crate) fn pass_on(block: &Block) -> Result<Option<Beside>> {
         Self::current(|outgoing| {
-            let Some(descriptor) = outgoing.heap.as_ref().and_then(|heap| block.send_by(heap)) else { return Ok(None) };
+            let Some(descriptor) = outgoing.heap.as_ref().and_then(|heap| block.send_by(heap))
+            else {
+                return Ok(None);
+            };
             outgoing.blocks.push(descriptor);
             Ok(Some(Beside::Block(outgoing.blocks.len() as u32 - 1)))
         })
@@ -141,7 +147,9 @@ impl Outgoing {
 
     fn current<R>(work: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         // Taken out for the time of the work, which may call back in here.
-        let Some(mut outgoing) = OUTGOING.with_borrow_mut(Vec::pop) else { return Err(outside("encoded")) };
+        let Some(mut outgoing) = OUTGOING.with_borrow_mut(Vec::pop) else {
+            return Err(outside("encoded"));
+        };
         let result = work(&mut outgoing);
         OUTGOING.with_borrow_mut(|stack| stack.push(outgoing));
         result
@@ -175,7 +183,10 @@ impl Incoming {
 
     /// For a message that goes to several readers: they must not write to what came with it.
     pub(crate) fn common(handles: Vec<OwnedFd>) -> Self {
-        Self { is_common: true, ..Self::new(handles, Vec::new()) }
+        Self {
+            is_common: true,
+            ..Self::new(handles, Vec::new())
+        }
     }
 
     pub(crate) fn with_blocks(mut self, blocks: Vec<Block>) -> Self {
@@ -206,7 +217,12 @@ impl Incoming {
 
     pub(crate) fn handle(&mut self, index: u32) -> Result<OwnedFd> {
         let slot = self.handles.get_mut(index as usize).and_then(Option::take);
-        slot.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("a message names handle {index}, which it has not")))
+        slot.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("a message names handle {index}, which it has not"),
+            )
+        })
     }
 
     /// Takes memory that came beside the message that is being decoded.
@@ -219,10 +235,16 @@ impl Incoming {
         match beside {
             Beside::Block(index) => {
                 let slot = self.blocks.get_mut(index as usize).and_then(Option::take);
-                slot.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("a message names block {index}, which it has not")))
+                slot.ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Corrupt,
+                        format!("a message names block {index}, which it has not"),
+                    )
+                })
             }
             Beside::Handle(index, len) => {
-                let len = usize::try_from(len).map_err(|_| Error::new(ErrorKind::Corrupt, "a payload is too long"))?;
+                let len = usize::try_from(len)
+                    .map_err(|_| Error::new(ErrorKind::Corrupt, "a payload is too long"))?;
                 Block::attach(&self.handle(index)?, len, self.is_common)
             }
         }
@@ -234,7 +256,9 @@ impl Incoming {
     }
 
     fn current<R>(work: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
-        INCOMING.with_borrow_mut(|stack| stack.last_mut().map(work)).unwrap_or_else(|| Err(outside("decoded")))
+        INCOMING
+            .with_borrow_mut(|stack| stack.last_mut().map(work))
+            .unwrap_or_else(|| Err(outside("decoded")))
     }
 }
 

@@ -55,7 +55,7 @@ enum Repr<T> {
 impl<T: Pod> Buffer<T> {
     /// Wraps memory that came beside a message.
     pub(crate) fn shared(block: Block) -> Result<Self, &'static str> {
-        if size_of::<T>() == 0 || !block.len().is_multiple_of(size_of::<T>()) {
+        if size_of::<T>() == 0 || block.len() % size_of::<T>() != 0 {
             return Err("the bytes are no whole number of elements");
         }
         if bytemuck::try_cast_slice::<u8, T>(block.bytes()).is_err() {
@@ -63,14 +63,16 @@ impl<T: Pod> Buffer<T> {
         }
         if block.is_scarce() {
             // Whoever keeps many buffers must not keep the sender from sending more.
-            return Ok(Self(Repr::Own(bytemuck::cast_slice(block.bytes()).to_vec())));
+            return Ok(Self(Repr::Own(
+                bytemuck::cast_slice(block.bytes()).to_vec(),
+            )));
         }
         Ok(Self(Repr::Shared(block, PhantomData)))
     }
 
     /// Copies bytes that came inside a message.
     fn copied(bytes: &[u8]) -> Result<Self, &'static str> {
-        if size_of::<T>() == 0 || !bytes.len().is_multiple_of(size_of::<T>()) {
+        if size_of::<T>() == 0 || bytes.len() % size_of::<T>() != 0 {
             return Err("the bytes are no whole number of elements");
         }
         let mut own = vec![T::zeroed(); bytes.len() / size_of::<T>()];
@@ -99,7 +101,9 @@ impl<T: Pod> Buffer<T> {
         }
         match &mut self.0 {
             Repr::Own(own) => own,
-            Repr::Shared(block, _) => bytemuck::cast_slice_mut(block.bytes_mut().unwrap_or(&mut [])),
+            Repr::Shared(block, _) => {
+                bytemuck::cast_slice_mut(block.bytes_mut().unwrap_or(&mut []))
+            }
         }
     }
 
@@ -220,7 +224,9 @@ impl<'de> Deserialize<'de> for Inside<'_> {
                 Ok(bytes)
             }
         }
-        deserializer.deserialize_bytes(Bytes).map(|bytes| Self(bytes.into()))
+        deserializer
+            .deserialize_bytes(Bytes)
+            .map(|bytes| Self(bytes.into()))
     }
 }
 
@@ -234,12 +240,16 @@ impl<T: Pod> Serialize for Buffer<T> {
             return Form::Inside(Inside(bytes.into())).serialize(serializer);
         }
         let passed = match &self.0 {
-            Repr::Shared(block, _) => Outgoing::pass_on(block).map_err(|error| S::Error::custom(Outgoing::fail(error)))?,
+            Repr::Shared(block, _) => {
+                Outgoing::pass_on(block).map_err(|error| S::Error::custom(Outgoing::fail(error)))?
+            }
             Repr::Own(_) => None,
         };
         let beside = match passed {
             Some(beside) => beside,
-            None => Outgoing::put(bytes).map_err(|error| S::Error::custom(Outgoing::fail(error)))?,
+            None => {
+                Outgoing::put(bytes).map_err(|error| S::Error::custom(Outgoing::fail(error)))?
+            }
         };
         Form::Beside(beside).serialize(serializer)
     }

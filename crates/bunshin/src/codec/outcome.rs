@@ -51,7 +51,10 @@ impl Input {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Failure {
     /// It panicked.
-    Panicked { message: String, location: Option<String> },
+    Panicked {
+        message: String,
+        location: Option<String>,
+    },
     /// Its arguments could not be decoded where it was to run.
     Arguments(String),
     /// Its result could not be encoded.

@@ -10,13 +10,21 @@ use super::attachments::{Incoming, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Appends a value to `bytes`; what goes beside them ends up in `outgoing`.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, outgoing: &mut Outgoing) -> Result<()> {
+pub(crate) fn encode<T: Serialize + ?Sized>(
+    value: &T,
+    bytes: &mut Vec<u8>,
+    outgoing: &mut Outgoing,
+) -> Result<()> {
     outgoing.collect(|| {
         let mut serializer = rmp_serde::Serializer::new(bytes)
             .with_bytes(rmp_serde::config::BytesMode::ForceAll)
             .with_struct_map();
         value.serialize(&mut serializer).map_err(|error| {
-            Error::because(ErrorKind::Encode, format!("encode a value of type {}", std::any::type_name::<T>()), error)
+            Error::because(
+                ErrorKind::Encode,
+                format!("encode a value of type {}", std::any::type_name::<T>()),
+                error,
+            )
         })
     })
 }
@@ -25,7 +33,11 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, outg
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], incoming: &mut Incoming) -> Result<T> {
     incoming.provide(|| {
         rmp_serde::from_slice(bytes).map_err(|error| {
-            Error::because(ErrorKind::Decode, format!("decode a value of type {}", std::any::type_name::<T>()), error)
+            Error::because(
+                ErrorKind::Decode,
+                format!("decode a value of type {}", std::any::type_name::<T>()),
+                error,
+            )
         })
     })
 }

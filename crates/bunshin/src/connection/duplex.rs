@@ -186,7 +186,12 @@ impl<S, R: DeserializeOwned> Connection<S, R> {
 
 impl<S, R> fmt::Debug for Connection<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Connection<{}, {}>", std::any::type_name::<S>(), std::any::type_name::<R>())
+        write!(
+            f,
+            "Connection<{}, {}>",
+            std::any::type_name::<S>(),
+            std::any::type_name::<R>()
+        )
     }
 }
 
@@ -220,7 +225,9 @@ impl<S, R> Connection<S, R> {
 
 impl<S, R> Serialize for Connection<S, R> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        self.depart().map_err(|error| Z::Error::custom(Outgoing::fail(error)))?.serialize(serializer)
+        self.depart()
+            .map_err(|error| Z::Error::custom(Outgoing::fail(error)))?
+            .serialize(serializer)
     }
 }
 

@@ -70,7 +70,9 @@ impl<T> SendError<T> {
     pub(crate) fn new(value: T, failure: Failure) -> Self {
         match failure {
             Failure::Disconnected => Self::Disconnected(value),
-            Failure::NotYet => Self::Failed(value, Error::new(ErrorKind::TimedOut, "send to a pipe")),
+            Failure::NotYet => {
+                Self::Failed(value, Error::new(ErrorKind::TimedOut, "send to a pipe"))
+            }
             Failure::Other(error) => Self::Failed(value, error),
         }
     }
@@ -246,7 +248,9 @@ impl From<TryRecvError> for Error {
 impl From<RecvTimeoutError> for Error {
     fn from(error: RecvTimeoutError) -> Self {
         match error {
-            RecvTimeoutError::Timeout => Self::new(ErrorKind::TimedOut, "nothing to receive in the time given"),
+            RecvTimeoutError::Timeout => {
+                Self::new(ErrorKind::TimedOut, "nothing to receive in the time given")
+            }
             RecvTimeoutError::Disconnected => gone(),
             RecvTimeoutError::Failed(error) => error,
         }

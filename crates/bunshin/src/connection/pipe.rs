@@ -31,7 +31,11 @@ impl Memory {
     }
 
     fn of(segment: &Arc<Segment>, side: u8) -> Self {
-        Self { segment: Arc::clone(segment), heap: Heap::new(Arc::clone(segment), PIPE_HEAP, side.into()), side }
+        Self {
+            segment: Arc::clone(segment),
+            heap: Heap::new(Arc::clone(segment), PIPE_HEAP, side.into()),
+            side,
+        }
     }
 
     /// Maps a pipe's memory that came in a message.
@@ -39,7 +43,10 @@ impl Memory {
         if side > 1 {
             return Err(Error::new(ErrorKind::Corrupt, "a pipe has two sides"));
         }
-        Ok(Self::of(&Segment::attach(fd, Kind::Pipe, PIPE_FIXED)?, side))
+        Ok(Self::of(
+            &Segment::attach(fd, Kind::Pipe, PIPE_FIXED)?,
+            side,
+        ))
     }
 
     /// The ring that this side sends on, or receives from.
@@ -48,7 +55,10 @@ impl Memory {
             End::Sender => self.side,
             End::Receiver => 1 - self.side,
         };
-        Ring::new(Arc::clone(&self.segment), PIPE_RINGS + usize::from(number) * RING_STRIDE)
+        Ring::new(
+            Arc::clone(&self.segment),
+            PIPE_RINGS + usize::from(number) * RING_STRIDE,
+        )
     }
 
     pub(crate) fn end(&self, end: End, socket: OwnedFd, pair: Option<Arc<Pair>>) -> Side {
@@ -64,7 +74,10 @@ fn connect<T>(from: &Memory, to: &Memory) -> Result<(Sender<T>, Receiver<T>)> {
     let receiver = to.end(End::Receiver, receive, Some(pair));
     sender.ring.open(End::Sender);
     receiver.ring.open(End::Receiver);
-    Ok((Sender::new(sender, from.clone()), Receiver::new(receiver, to.clone(), VecDeque::new())))
+    Ok((
+        Sender::new(sender, from.clone()),
+        Receiver::new(receiver, to.clone(), VecDeque::new()),
+    ))
 }
 
 /// Makes a pipe with two ends that both send and receive values of one type.
@@ -115,7 +128,10 @@ pub fn duplex<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
     let (one, two) = Memory::create()?;
     let (to_two, at_two) = connect(&one, &two)?;
     let (to_one, at_one) = connect(&two, &one)?;
-    Ok((Connection::join(to_two, at_one), Connection::join(to_one, at_two)))
+    Ok((
+        Connection::join(to_two, at_one),
+        Connection::join(to_one, at_two),
+    ))
 }
 
 /// Makes a one-way pipe.

@@ -49,7 +49,12 @@ pub struct Receiver<T> {
 
 impl<T> Receiver<T> {
     pub(crate) fn new(side: Side, memory: Memory, handles: VecDeque<OwnedFd>) -> Self {
-        Self { inner: untyped::Receiver::new(side, handles), memory, tag: tag::<T>(), values: PhantomData }
+        Self {
+            inner: untyped::Receiver::new(side, handles),
+            memory,
+            tag: tag::<T>(),
+            values: PhantomData,
+        }
     }
 
     /// Receives raw bytes, as [`Sender::send_bytes`](crate::Sender::send_bytes) sent them.
@@ -80,7 +85,8 @@ impl<T> Receiver<T> {
     /// `Timeout` if there was no message in that time; otherwise as
     /// [`recv_bytes`](Self::recv_bytes).
     pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Buffer<u8>, RecvTimeoutError> {
-        self.bytes(Patience::within(timeout)).map_err(RecvTimeoutError::from)
+        self.bytes(Patience::within(timeout))
+            .map_err(RecvTimeoutError::from)
     }
 
     /// Receives raw bytes into memory of the caller's, which is cleared first and grows as
@@ -112,9 +118,8 @@ impl<T> Receiver<T> {
 
     fn bytes(&self, patience: Patience) -> Result<Buffer<u8>, Failure> {
         match self.raw(patience)?.into_body() {
-            Ok(block) => {
-                Buffer::shared(block).map_err(|why| Failure::Other(Error::new(ErrorKind::Corrupt, why)))
-            }
+            Ok(block) => Buffer::shared(block)
+                .map_err(|why| Failure::Other(Error::new(ErrorKind::Corrupt, why))),
             Err(bytes) => Ok(Buffer::from(bytes)),
         }
     }
@@ -140,7 +145,11 @@ impl<T> Receiver<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn poll(&self, timeout: Duration) -> Result<bool> {
-        let patience = if timeout.is_zero() { Patience::Never } else { Patience::within(timeout) };
+        let patience = if timeout.is_zero() {
+            Patience::Never
+        } else {
+            Patience::within(timeout)
+        };
         match self.inner.poll(patience) {
             Ok(found) => Ok(found),
             Err(Failure::Disconnected) => Ok(true),
@@ -209,7 +218,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// # Errors
     /// `Timeout` if there was none in that time; otherwise as [`recv`](Self::recv).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        self.value(Patience::within(timeout)).map_err(RecvTimeoutError::from)
+        self.value(Patience::within(timeout))
+            .map_err(RecvTimeoutError::from)
     }
 
     fn value(&self, patience: Patience) -> Result<T, Failure> {
@@ -220,7 +230,11 @@ impl<T: DeserializeOwned> Receiver<T> {
                 format!(
                     "receive a value of type {}: the message is {}",
                     std::any::type_name::<T>(),
-                    if message.tag == RAW { "raw bytes; use recv_bytes for them" } else { "of another type" }
+                    if message.tag == RAW {
+                        "raw bytes; use recv_bytes for them"
+                    } else {
+                        "of another type"
+                    }
                 ),
             )));
         }
@@ -232,7 +246,10 @@ impl<T: DeserializeOwned> Receiver<T> {
     ///
     /// An item is an error where a message could not be decoded; the next ones still come.
     pub fn iter(&self) -> Iter<'_, T> {
-        Iter { receiver: self, is_over: false }
+        Iter {
+            receiver: self,
+            is_over: false,
+        }
     }
 }
 
@@ -298,23 +315,41 @@ impl<T> Receiver<T> {
             None => attach_copy(&*self.memory.segment)?,
         };
         let socket = attach_copy(&self.inner.side.socket)?;
-        let pending = self.inner.take_pending().into_iter().map(Outgoing::attach).collect::<Result<_>>()?;
+        let pending = self
+            .inner
+            .take_pending()
+            .into_iter()
+            .map(Outgoing::attach)
+            .collect::<Result<_>>()?;
         self.inner.side.depart();
-        Ok(ReceiverForm { tag: self.tag, side: self.memory.side, memory, socket, pending })
+        Ok(ReceiverForm {
+            tag: self.tag,
+            side: self.memory.side,
+            memory,
+            socket,
+            pending,
+        })
     }
 
     pub(crate) fn arrive(form: &ReceiverForm, memory: Option<Memory>) -> Result<Self> {
         if form.tag != tag::<T>() {
             return Err(Error::new(
                 ErrorKind::TypeMismatch,
-                format!("a receiver of another type arrived as Receiver<{}>", std::any::type_name::<T>()),
+                format!(
+                    "a receiver of another type arrived as Receiver<{}>",
+                    std::any::type_name::<T>()
+                ),
             ));
         }
         let memory = match memory {
             Some(memory) => memory,
             None => Memory::attach(Incoming::detach(form.memory)?, form.side)?,
         };
-        let pending = form.pending.iter().map(|index| Incoming::detach(*index)).collect::<Result<_>>()?;
+        let pending = form
+            .pending
+            .iter()
+            .map(|index| Incoming::detach(*index))
+            .collect::<Result<_>>()?;
         let side = memory.end(End::Receiver, detach_socket(form.socket)?, None);
         Ok(Self::new(side, memory, pending))
     }
@@ -322,7 +357,9 @@ impl<T> Receiver<T> {
 
 impl<T> Serialize for Receiver<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.depart(None).map_err(|error| S::Error::custom(Outgoing::fail(error)))?.serialize(serializer)
+        self.depart(None)
+            .map_err(|error| S::Error::custom(Outgoing::fail(error)))?
+            .serialize(serializer)
     }
 }
 

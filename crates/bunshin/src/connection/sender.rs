@@ -54,7 +54,12 @@ pub struct Sender<T> {
 
 impl<T> Sender<T> {
     pub(crate) fn new(side: Side, memory: Memory) -> Self {
-        Self { inner: untyped::Sender::new(side), memory, tag: tag::<T>(), values: PhantomData }
+        Self {
+            inner: untyped::Sender::new(side),
+            memory,
+            tag: tag::<T>(),
+            values: PhantomData,
+        }
     }
 
     /// Sends raw bytes, which [`Receiver::recv_bytes`](crate::Receiver::recv_bytes) receives.
@@ -76,9 +81,9 @@ impl<T> Sender<T> {
     /// ```
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
         let mut outgoing = Outgoing::new(Some(self.memory.heap.clone()));
-        self.inner.send(RAW, bytes, &mut outgoing, Patience::Forever).map_err(|failure| {
-            Error::from(SendError::new((), failure))
-        })
+        self.inner
+            .send(RAW, bytes, &mut outgoing, Patience::Forever)
+            .map_err(|failure| Error::from(SendError::new((), failure)))
     }
 
     /// Whether the receiving end is closed, or its process is dead.
@@ -108,7 +113,8 @@ impl<T: Serialize> Sender<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
-        self.send_value(&value, Patience::Forever).map_err(|failure| SendError::new(value, failure))
+        self.send_value(&value, Patience::Forever)
+            .map_err(|failure| SendError::new(value, failure))
     }
 
     /// Sends a value if that takes no waiting.
@@ -116,7 +122,8 @@ impl<T: Serialize> Sender<T> {
     /// # Errors
     /// `Full` if the pipe has no room; otherwise as [`send`](Self::send).
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
-        self.send_value(&value, Patience::Never).map_err(|failure| TrySendError::new(value, failure))
+        self.send_value(&value, Patience::Never)
+            .map_err(|failure| TrySendError::new(value, failure))
     }
 
     /// Sends a value, waiting for room for so long at most.
@@ -124,7 +131,8 @@ impl<T: Serialize> Sender<T> {
     /// # Errors
     /// `Full` if the pipe had no room in that time; otherwise as [`send`](Self::send).
     pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), TrySendError<T>> {
-        self.send_value(&value, Patience::within(timeout)).map_err(|failure| TrySendError::new(value, failure))
+        self.send_value(&value, Patience::within(timeout))
+            .map_err(|failure| TrySendError::new(value, failure))
     }
 
     fn send_value(&self, value: &T, patience: Patience) -> Result<(), Failure> {
@@ -162,14 +170,19 @@ pub(crate) struct SenderForm {
 
 /// Duplicates a handle for a message.
 pub(crate) fn attach_copy(fd: &impl AsFd) -> Result<u32> {
-    Outgoing::attach(socket::duplicate(fd.as_fd()).map_err(|error| Error::os("duplicate a handle", error))?)
+    Outgoing::attach(
+        socket::duplicate(fd.as_fd()).map_err(|error| Error::os("duplicate a handle", error))?,
+    )
 }
 
 /// Takes a stream socket out of the message that is being decoded.
 pub(crate) fn detach_socket(index: u32) -> Result<OwnedFd> {
     let fd = Incoming::detach(index)?;
     if !socket::is_stream(&fd) {
-        return Err(Error::new(ErrorKind::Corrupt, "a pipe's handle is not a socket"));
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "a pipe's handle is not a socket",
+        ));
     }
     Ok(fd)
 }
@@ -183,14 +196,22 @@ impl<T> Sender<T> {
         };
         let socket = attach_copy(&self.inner.side.socket)?;
         self.inner.side.depart();
-        Ok(SenderForm { tag: self.tag, side: self.memory.side, memory, socket })
+        Ok(SenderForm {
+            tag: self.tag,
+            side: self.memory.side,
+            memory,
+            socket,
+        })
     }
 
     pub(crate) fn arrive(form: &SenderForm, memory: Option<Memory>) -> Result<Self> {
         if form.tag != tag::<T>() {
             return Err(Error::new(
                 ErrorKind::TypeMismatch,
-                format!("a sender of another type arrived as Sender<{}>", std::any::type_name::<T>()),
+                format!(
+                    "a sender of another type arrived as Sender<{}>",
+                    std::any::type_name::<T>()
+                ),
             ));
         }
         let memory = match memory {
@@ -208,7 +229,9 @@ impl<T> Sender<T> {
 
 impl<T> Serialize for Sender<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.depart(None).map_err(|error| S::Error::custom(Outgoing::fail(error)))?.serialize(serializer)
+        self.depart(None)
+            .map_err(|error| S::Error::custom(Outgoing::fail(error)))?
+            .serialize(serializer)
     }
 }
 

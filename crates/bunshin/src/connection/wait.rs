@@ -108,7 +108,10 @@ pub fn wait(objects: &[&dyn Waitable], timeout: Option<Duration>) -> Result<Vec<
         for object in objects {
             is_ready |= object.begin();
         }
-        let handles: Vec<_> = objects.iter().map(|object| (object.handle(), Interest::Readable)).collect();
+        let handles: Vec<_> = objects
+            .iter()
+            .map(|object| (object.handle(), Interest::Readable))
+            .collect();
         let patience = if is_ready { Patience::Never } else { patience };
         let mut readable = Vec::new();
         let polled = socket::poll(&handles, patience.deadline(), &mut readable)

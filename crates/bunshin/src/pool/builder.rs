@@ -81,7 +81,11 @@ impl PoolBuilder {
             let mut outgoing = Outgoing::default();
             let mut arguments = Vec::new();
             encode(&args, &mut arguments, &mut outgoing)?;
-            Ok(Initializer { entry: target::locate(function)?, arguments, handles: std::mem::take(&mut outgoing.handles) })
+            Ok(Initializer {
+                entry: target::locate(function)?,
+                arguments,
+                handles: std::mem::take(&mut outgoing.handles),
+            })
         };
         self.initializer = Some(encode());
         self
@@ -113,6 +117,8 @@ impl PoolBuilder {
             tasks: self.tasks,
             initializer: self.initializer.transpose()?,
         };
-        Ok(Pool { dispatcher: Dispatcher::new(workers, recipe)? })
+        Ok(Pool {
+            dispatcher: Dispatcher::new(workers, recipe)?,
+        })
     }
 }

@@ -87,7 +87,9 @@ impl Core {
             let (task_handles, task_blocks) = (&mut self.task_handles, &mut self.task_blocks);
             let blocks_out = &mut self.blocks_out;
             table.finished(number, seen, |slot| {
-                let Some(ticket) = table.is_done(slot) else { return };
+                let Some(ticket) = table.is_done(slot) else {
+                    return;
+                };
                 actions.extend(state.finished(slot, ticket));
                 if !task_handles.is_empty() {
                     task_handles.remove(&ticket);
@@ -110,7 +112,10 @@ impl Core {
             let ticket = self.table.is_done(slot).unwrap_or(0);
             for number in 0..self.workers.len() {
                 self.read_packets(number);
-                if let Some(found) = self.workers[number].as_mut().and_then(|worker| worker.handles.remove(&ticket)) {
+                if let Some(found) = self.workers[number]
+                    .as_mut()
+                    .and_then(|worker| worker.handles.remove(&ticket))
+                {
                     handles = found;
                     break;
                 }
@@ -143,7 +148,12 @@ impl Core {
 
     fn lost(&self, worker: usize, position: usize) -> TaskError {
         let (name, pid, status) = self.ends.get(&worker).cloned().unwrap_or_default();
-        TaskError::Lost(WorkerLost { name, pid, task: Some(position), status })
+        TaskError::Lost(WorkerLost {
+            name,
+            pid,
+            task: Some(position),
+            status,
+        })
     }
 
     fn not_run(&self) -> TaskError {
@@ -177,7 +187,14 @@ impl Dispatcher {
             // Those already started end when the core is dropped.
             core.hire(number)?;
         }
-        Ok(Self { core: Mutex::new(core), changed: Condvar::new(), generation: thread::generation(), table, heap, n_workers })
+        Ok(Self {
+            core: Mutex::new(core),
+            changed: Condvar::new(),
+            generation: thread::generation(),
+            table,
+            heap,
+            n_workers,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {
@@ -201,7 +218,10 @@ impl Dispatcher {
         match core.state.phase() {
             Phase::Open => {}
             Phase::Closed | Phase::Terminated => {
-                return Err(TaskError::Pool(Error::new(ErrorKind::Closed, "the pool is closed")));
+                return Err(TaskError::Pool(Error::new(
+                    ErrorKind::Closed,
+                    "the pool is closed",
+                )));
             }
             Phase::Broken(_) => return Err(core.not_run()),
         }
@@ -243,9 +263,21 @@ impl Dispatcher {
     }
 
     /// Writes an encoded task into a slot, which others do not look at yet.
-    pub(crate) fn write(&self, slot: u32, entry: u64, chunk: usize, bytes: &[u8], outgoing: &mut Outgoing) -> Result<()> {
-        let parcel = Parcel { entry, chunk: u32::try_from(chunk).unwrap_or(u32::MAX), ..Parcel::default() };
-        message::write(&self.table, slot, parcel, bytes, false, outgoing).inspect_err(|_| outgoing.discard())
+    pub(crate) fn write(
+        &self,
+        slot: u32,
+        entry: u64,
+        chunk: usize,
+        bytes: &[u8],
+        outgoing: &mut Outgoing,
+    ) -> Result<()> {
+        let parcel = Parcel {
+            entry,
+            chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
+            ..Parcel::default()
+        };
+        message::write(&self.table, slot, parcel, bytes, false, outgoing)
+            .inspect_err(|_| outgoing.discard())
     }
 
     /// Puts written tasks into the queue.
@@ -253,14 +285,21 @@ impl Dispatcher {
         let mut core = self.lock();
         let count = written.len();
         let is_open = matches!(core.state.phase(), Phase::Open);
-        for Written { slot, position, mut outgoing } in written.drain(..) {
+        for Written {
+            slot,
+            position,
+            mut outgoing,
+        } in written.drain(..)
+        {
             let ticket = core.state.submit(slot, batch, position);
             if !outgoing.handles.is_empty() {
-                core.task_handles.insert(ticket, std::mem::take(&mut outgoing.handles));
+                core.task_handles
+                    .insert(ticket, std::mem::take(&mut outgoing.handles));
             }
             if !outgoing.blocks.is_empty() {
                 core.blocks_out += outgoing.blocks.iter().map(|block| block.len).sum::<u64>();
-                core.task_blocks.insert(ticket, std::mem::take(&mut outgoing.blocks));
+                core.task_blocks
+                    .insert(ticket, std::mem::take(&mut outgoing.blocks));
             }
             if is_open {
                 core.table.push(slot, ticket);
@@ -303,7 +342,12 @@ impl Dispatcher {
     /// Waits until there is something for a batch, doing the pool's work meanwhile.
     ///
     /// `low_water` is how few tasks are to be left in the queue before it is worth waking up.
-    pub(crate) fn wait(&self, batch: u64, low_water: usize, outcomes: &mut Vec<Outcome>) -> Result<()> {
+    pub(crate) fn wait(
+        &self,
+        batch: u64,
+        low_water: usize,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<()> {
         let mut core = self.lock();
         loop {
             core.collect();
@@ -312,7 +356,10 @@ impl Dispatcher {
                 return Ok(());
             }
             if core.is_watched {
-                core = self.changed.wait(core).unwrap_or_else(PoisonError::into_inner);
+                core = self
+                    .changed
+                    .wait(core)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             core.is_watched = true;
@@ -333,7 +380,11 @@ impl Dispatcher {
     }
 
     /// Spins or sleeps until a worker has something to say.
-    fn watch_once<'a>(&'a self, mut core: MutexGuard<'a, Core>, low_water: usize) -> Result<(Vec<usize>, bool)> {
+    fn watch_once<'a>(
+        &'a self,
+        mut core: MutexGuard<'a, Core>,
+        low_water: usize,
+    ) -> Result<(Vec<usize>, bool)> {
         let mut spin = core.spin;
         let table = &self.table;
         table.set_parent_cpu(thread::cpu());
@@ -379,7 +430,11 @@ impl Dispatcher {
         }
         let mut core = self.lock();
         core.bury_dead();
-        core.workers.iter().flatten().map(|worker| worker.child.pid()).collect()
+        core.workers
+            .iter()
+            .flatten()
+            .map(|worker| worker.child.pid())
+            .collect()
     }
 
     /// Takes no new tasks; workers end when those that there are have been done.
@@ -412,7 +467,10 @@ impl Dispatcher {
         loop {
             let mut core = self.lock();
             if matches!(core.state.phase(), Phase::Open) {
-                return Err(Error::new(ErrorKind::InvalidInput, "join a pool that is still open: close or terminate it first"));
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    "join a pool that is still open: close or terminate it first",
+                ));
             }
             core.collect();
             if !core.state.has_tasks() {
@@ -456,4 +514,3 @@ fn linger(spin: &mut u64, done: impl Fn() -> bool) -> bool {
         }
     }
 }
-

@@ -9,6 +9,7 @@ use super::message::Arrived;
 use crate::codec::attachments::Outgoing;
 use crate::codec::outcome::Failure;
 use crate::codec::serde::{decode, encode};
+use crate::error::{Error, ErrorKind, Result};
 use crate::process::{Target, TaskError, target};
 use crate::shm::table::SLOTS;
 
@@ -37,7 +38,11 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(pool: &'a Pool) -> Self {
-        Self { pool, chunk_size: 1, progress: None }
+        Self {
+            pool,
+            chunk_size: 1,
+            progress: None,
+        }
     }
 
     /// How many items a worker takes at a time. By default one: each item goes to the next
@@ -83,13 +88,24 @@ impl<'a> Batch<'a> {
         let dispatcher = &self.pool.dispatcher;
         let started = target::locate(function)
             .map_err(TaskError::Pool)
-            .and_then(|entry| Ok(Run { dispatcher, batch: dispatcher.open_batch()?, entry, chunk: self.chunk_size }));
+            .and_then(|entry| {
+                Ok(Run {
+                    dispatcher,
+                    batch: dispatcher.open_batch()?,
+                    entry,
+                    chunk: self.chunk_size,
+                })
+            });
         let run = match started {
             Ok(run) => run,
             Err(error) => return refuse_all(items, error),
         };
         let expected = items.size_hint().0;
-        let mut results = Results { results: Vec::with_capacity(expected.min(1 << 20)), done: 0, out: 0 };
+        let mut results = Results {
+            results: Vec::with_capacity(expected.min(1 << 20)),
+            done: 0,
+            out: 0,
+        };
         let mut outcomes = Vec::new();
         let mut items = items.fuse().enumerate().peekable();
         loop {
@@ -152,7 +168,11 @@ impl Run<'_> {
                     Ok(()) => {
                         results.out += 1;
                         let is_large = !outgoing.blocks.is_empty();
-                        lot.push(Written { slot, position, outgoing });
+                        lot.push(Written {
+                            slot,
+                            position,
+                            outgoing,
+                        });
                         if is_large {
                             // Workers begin at once, and how much is out is looked at again.
                             break;
@@ -175,11 +195,18 @@ impl Run<'_> {
         }
     }
 
-    fn write<T: Serialize>(&self, slot: u32, item: T, bytes: &mut Vec<u8>, outgoing: &mut Outgoing) -> crate::Result<()> {
+    fn write<T: Serialize>(
+        &self,
+        slot: u32,
+        item: T,
+        bytes: &mut Vec<u8>,
+        outgoing: &mut Outgoing,
+    ) -> Result<()> {
         encode(&(&item,), bytes, outgoing).inspect_err(|_| outgoing.discard())?;
         // What went beside the item must have no other holder, or workers could not write to it.
         drop(item);
-        self.dispatcher.write(slot, self.entry, self.chunk, bytes, outgoing)
+        self.dispatcher
+            .write(slot, self.entry, self.chunk, bytes, outgoing)
     }
 }
 
@@ -207,23 +234,30 @@ impl<R> Results<R> {
         }
     }
 
-    fn give_up(&mut self, error: &crate::Error) {
+    fn give_up(&mut self, error: &Error) {
         for position in 0..self.results.len() {
             if self.results[position].is_none() {
-                let error = crate::Error::new(error.kind(), error.to_string());
+                let error = Error::new(error.kind(), error.to_string());
                 self.set(position, Err(TaskError::Pool(error)));
             }
         }
     }
 
     fn finish(self) -> Vec<Result<R, TaskError>> {
-        self.results.into_iter().map(|result| result.unwrap_or(Err(TaskError::Cancelled))).collect()
+        self.results
+            .into_iter()
+            .map(|result| result.unwrap_or(Err(TaskError::Cancelled)))
+            .collect()
     }
 }
 
 /// Makes a value, or the task's error, of what a worker has left.
 fn read<R: DeserializeOwned>(arrived: Arrived) -> Result<R, TaskError> {
-    let Arrived { input, mut incoming, is_failure } = arrived;
+    let Arrived {
+        input,
+        mut incoming,
+        is_failure,
+    } = arrived;
     if is_failure {
         return match decode::<Failure>(input.as_bytes(), &mut incoming) {
             Ok(failure) => Err(failure.into()),
@@ -237,9 +271,8 @@ fn read<R: DeserializeOwned>(arrived: Arrived) -> Result<R, TaskError> {
 fn refuse_all<T, R>(items: impl Iterator<Item = T>, error: TaskError) -> Vec<Result<R, TaskError>> {
     let said = match &error {
         TaskError::Pool(error) => (error.kind(), error.to_string()),
-        other => (crate::ErrorKind::Closed, other.to_string()),
+        other => (ErrorKind::Closed, other.to_string()),
     };
-    let again = || TaskError::Pool(crate::Error::new(said.0, said.1.clone()));
+    let again = || TaskError::Pool(Error::new(said.0, said.1.clone()));
     items.map(|_| Err(again())).collect()
 }
-

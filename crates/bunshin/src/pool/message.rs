@@ -64,7 +64,12 @@ pub(crate) fn write(
         at + bytes.len()
     } else {
         let mut body: Vec<u8> = Vec::with_capacity(named + bytes.len());
-        body.extend(outgoing.blocks.iter().flat_map(|descriptor| descriptor.to_bytes()));
+        body.extend(
+            outgoing
+                .blocks
+                .iter()
+                .flat_map(|descriptor| descriptor.to_bytes()),
+        );
         body.extend_from_slice(bytes);
         let beside = outgoing.place(&body)?;
         blocks = (named / Descriptor::SIZE) as u32;
@@ -75,14 +80,36 @@ pub(crate) fn write(
             }
             Beside::Handle(_, len) => {
                 flags |= IN_HANDLE;
-                table.put(slot, 0, &Descriptor { index: 0, times: 0, len }.to_bytes());
+                table.put(
+                    slot,
+                    0,
+                    &Descriptor {
+                        index: 0,
+                        times: 0,
+                        len,
+                    }
+                    .to_bytes(),
+                );
             }
         }
         Descriptor::SIZE
     };
-    let handles = u16::try_from(outgoing.handles.len())
-        .map_err(|_| Error::new(ErrorKind::InvalidInput, "a task or result holds more handles than can be sent"))?;
-    table.set_parcel(slot, Parcel { len: len as u32, blocks, handles, flags, ..parcel });
+    let handles = u16::try_from(outgoing.handles.len()).map_err(|_| {
+        Error::new(
+            ErrorKind::InvalidInput,
+            "a task or result holds more handles than can be sent",
+        )
+    })?;
+    table.set_parcel(
+        slot,
+        Parcel {
+            len: len as u32,
+            blocks,
+            handles,
+            flags,
+            ..parcel
+        },
+    );
     Ok(())
 }
 
@@ -104,7 +131,12 @@ pub(crate) fn read(
     handles: Vec<OwnedFd>,
     mut spare: Vec<u8>,
 ) -> Result<Arrived> {
-    let corrupt = |why: &str| Error::new(ErrorKind::Corrupt, format!("a slot of a pool is corrupt: {why}"));
+    let corrupt = |why: &str| {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!("a slot of a pool is corrupt: {why}"),
+        )
+    };
     let len = parcel.len as usize;
     let named = parcel.blocks as usize * Descriptor::SIZE;
     if len > BODY || parcel.handles as usize != handles.len() {
@@ -117,7 +149,10 @@ pub(crate) fn read(
     let input = match parcel.flags & (IN_BLOCK | IN_HANDLE) {
         0 => Input::Bytes(spare, 0),
         place => {
-            let whole = spare.first_chunk().map(Descriptor::from_bytes).ok_or_else(|| corrupt("it names no block"))?;
+            let whole = spare
+                .first_chunk()
+                .map(Descriptor::from_bytes)
+                .ok_or_else(|| corrupt("it names no block"))?;
             let block = if place == IN_BLOCK {
                 heap.claim(whole)?
             } else {
@@ -127,11 +162,21 @@ pub(crate) fn read(
             Input::Block(block, 0)
         }
     };
-    let (blocks, failed) = claim_all(heap, input.as_bytes().get(..named).ok_or_else(|| corrupt("it is too short"))?);
+    let (blocks, failed) = claim_all(
+        heap,
+        input
+            .as_bytes()
+            .get(..named)
+            .ok_or_else(|| corrupt("it is too short"))?,
+    );
     if let Some(error) = failed {
         return Err(error);
     }
-    Ok(Arrived { input: input.skip(named), incoming: incoming.with_blocks(blocks), is_failure })
+    Ok(Arrived {
+        input: input.skip(named),
+        incoming: incoming.with_blocks(blocks),
+        is_failure,
+    })
 }
 
 /// Claims each block that is named, also after one of them has failed.
@@ -140,7 +185,11 @@ fn claim_all(heap: &Arc<Heap>, named: &[u8]) -> (Vec<Block>, Option<Error>) {
     let blocks = named
         .chunks_exact(Descriptor::SIZE)
         .filter_map(|bytes| Some(Descriptor::from_bytes(bytes.first_chunk()?)))
-        .filter_map(|descriptor| heap.claim(descriptor).map_err(|error| failed = Some(error)).ok())
+        .filter_map(|descriptor| {
+            heap.claim(descriptor)
+                .map_err(|error| failed = Some(error))
+                .ok()
+        })
         .collect();
     (blocks, failed)
 }
@@ -163,9 +212,15 @@ pub(crate) fn send(
 }
 
 /// Sends handles of a task or result, as many packets as it takes.
-pub(crate) fn send_handles(fd: BorrowedFd<'_>, ticket: u32, handles: &[OwnedFd]) -> std::io::Result<()> {
+pub(crate) fn send_handles(
+    fd: BorrowedFd<'_>,
+    ticket: u32,
+    handles: &[OwnedFd],
+) -> std::io::Result<()> {
     let handles: Vec<BorrowedFd<'_>> = handles.iter().map(AsFd::as_fd).collect();
-    handles.chunks(socket::HANDLES_AT_ONCE).try_for_each(|lot| send(fd, HANDLES, ticket, &[], lot, true))
+    handles
+        .chunks(socket::HANDLES_AT_ONCE)
+        .try_for_each(|lot| send(fd, HANDLES, ticket, &[], lot, true))
 }
 
 /// A packet that has come.
@@ -183,11 +238,21 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, wait: bool) -> std::io::Result<Option<
     let len = match socket::receive(fd, &mut bytes, &mut handles, wait) {
         Ok(len) if len >= 5 => len,
         Ok(_) => return Ok(None),
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::ConnectionReset) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock | std::io::ErrorKind::ConnectionReset
+            ) =>
+        {
             return Ok(None);
         }
         Err(error) => return Err(error),
     };
     let ticket = u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
-    Ok(Some(Packet { byte: bytes[0], ticket, rest: bytes[5..len].to_vec(), handles }))
+    Ok(Some(Packet {
+        byte: bytes[0],
+        ticket,
+        rest: bytes[5..len].to_vec(),
+        handles,
+    }))
 }

@@ -65,7 +65,6 @@ impl Pool {
     }
 
     /// Makes a pool with more choices.
-    #[must_use]
     pub fn builder() -> PoolBuilder {
         PoolBuilder::default()
     }
@@ -152,6 +151,8 @@ impl Drop for Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("workers", &self.workers()).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("workers", &self.workers())
+            .finish_non_exhaustive()
     }
 }

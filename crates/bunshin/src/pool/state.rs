@@ -123,7 +123,11 @@ impl State {
     /// A task is about to be put into the queue; gives its ticket.
     pub(crate) fn submit(&mut self, slot: u32, batch: u64, position: usize) -> u32 {
         self.next_ticket = self.next_ticket.wrapping_add(1);
-        self.tasks[slot as usize] = Some(Task { batch, position, ticket: self.next_ticket });
+        self.tasks[slot as usize] = Some(Task {
+            batch,
+            position,
+            ticket: self.next_ticket,
+        });
         self.next_ticket
     }
 
@@ -135,10 +139,6 @@ impl State {
     /// The next outcome for a batch.
     pub(crate) fn next_delivery(&mut self, batch: u64) -> Option<Delivery> {
         self.mailboxes.get_mut(&batch)?.pop_front()
-    }
-
-    pub(crate) fn has_mail(&self, batch: u64) -> bool {
-        self.mailboxes.get(&batch).is_some_and(|mail| !mail.is_empty())
     }
 
     fn deliver(&mut self, batch: u64, delivery: Delivery) -> Option<Action> {
@@ -162,7 +162,13 @@ impl State {
         // Told twice, as when the worker died right after: the second time does not count.
         let task = self.task(slot).filter(|task| task.ticket == ticket)?;
         self.tasks[slot as usize] = None;
-        self.deliver(task.batch, Delivery::Done { slot, position: task.position })
+        self.deliver(
+            task.batch,
+            Delivery::Done {
+                slot,
+                position: task.position,
+            },
+        )
     }
 
     pub(crate) fn starting(&mut self, worker: usize) {
@@ -177,7 +183,12 @@ impl State {
     }
 
     /// A worker has ended, with these slots in its hands; `how` says how, for people.
-    pub(crate) fn ended(&mut self, worker: usize, held: &[(u32, u32, Held)], how: &str) -> Vec<Action> {
+    pub(crate) fn ended(
+        &mut self,
+        worker: usize,
+        held: &[(u32, u32, Held)],
+        how: &str,
+    ) -> Vec<Action> {
         let was_ready = std::mem::replace(&mut self.workers[worker], Worker::Gone) == Worker::Ready;
         let mut actions = Vec::new();
         for (slot, ticket, held) in held.iter().copied() {
@@ -187,10 +198,18 @@ impl State {
                     actions.push(Action::Requeue { slot, ticket });
                 }
                 Held::Running => {
-                    let Some(task) = self.task(slot).filter(|task| task.ticket == ticket) else { continue };
+                    let Some(task) = self.task(slot).filter(|task| task.ticket == ticket) else {
+                        continue;
+                    };
                     self.tasks[slot as usize] = None;
                     actions.push(Action::Discard { slot });
-                    actions.extend(self.deliver(task.batch, Delivery::Lost { position: task.position, worker }));
+                    actions.extend(self.deliver(
+                        task.batch,
+                        Delivery::Lost {
+                            position: task.position,
+                            worker,
+                        },
+                    ));
                 }
                 Held::Claimed => {}
             }
@@ -250,14 +269,15 @@ impl State {
         for slot in 0..self.tasks.len() {
             if let Some(task) = self.tasks[slot].take() {
                 actions.push(Action::Discard { slot: slot as u32 });
-                actions.extend(self.deliver(task.batch, Delivery::NotRun { position: task.position }));
+                actions.extend(self.deliver(
+                    task.batch,
+                    Delivery::NotRun {
+                        position: task.position,
+                    },
+                ));
             }
         }
         actions
-    }
-
-    pub(crate) fn is_gone(&self, worker: usize) -> bool {
-        self.workers[worker] == Worker::Gone
     }
 
     pub(crate) fn has_tasks(&self) -> bool {
@@ -291,7 +311,10 @@ mod tests {
         let (slot, ticket) = submit(&mut state, batch, 7);
         assert_eq!(state.finished(slot, ticket), None);
         assert_eq!(state.finished(slot, ticket), None);
-        assert_eq!(state.next_delivery(batch), Some(Delivery::Done { slot, position: 7 }));
+        assert_eq!(
+            state.next_delivery(batch),
+            Some(Delivery::Done { slot, position: 7 })
+        );
         assert_eq!(state.next_delivery(batch), None);
     }
 
@@ -301,13 +324,32 @@ mod tests {
         let begun = submit(&mut state, batch, 0);
         let claimed = submit(&mut state, batch, 1);
         let done = submit(&mut state, batch, 2);
-        let held = [(begun.0, begun.1, Held::Running), (claimed.0, claimed.1, Held::Claimed), (done.0, done.1, Held::Done)];
+        let held = [
+            (begun.0, begun.1, Held::Running),
+            (claimed.0, claimed.1, Held::Claimed),
+            (done.0, done.1, Held::Done),
+        ];
         let actions = state.ended(1, &held, "signal 9");
-        assert!(actions.contains(&Action::Requeue { slot: claimed.0, ticket: claimed.1 }));
+        assert!(actions.contains(&Action::Requeue {
+            slot: claimed.0,
+            ticket: claimed.1
+        }));
         assert!(actions.contains(&Action::Discard { slot: begun.0 }));
         assert!(actions.contains(&Action::Replace { worker: 1 }));
-        assert_eq!(state.next_delivery(batch), Some(Delivery::Lost { position: 0, worker: 1 }));
-        assert_eq!(state.next_delivery(batch), Some(Delivery::Done { slot: done.0, position: 2 }));
+        assert_eq!(
+            state.next_delivery(batch),
+            Some(Delivery::Lost {
+                position: 0,
+                worker: 1
+            })
+        );
+        assert_eq!(
+            state.next_delivery(batch),
+            Some(Delivery::Done {
+                slot: done.0,
+                position: 2
+            })
+        );
         assert_eq!(state.task(claimed.0).map(|task| task.position), Some(1));
     }
 
@@ -320,13 +362,19 @@ mod tests {
         loop {
             state.starting(0);
             starts += 1;
-            if !state.ended(0, &[], "exit code 1").contains(&Action::Replace { worker: 0 }) {
+            if !state
+                .ended(0, &[], "exit code 1")
+                .contains(&Action::Replace { worker: 0 })
+            {
                 break;
             }
             assert!(starts < 100, "it goes on for ever");
         }
         assert!(matches!(state.phase(), Phase::Broken(why) if why.contains("exit code 1")));
-        assert_eq!(state.next_delivery(batch), Some(Delivery::NotRun { position: 0 }));
+        assert_eq!(
+            state.next_delivery(batch),
+            Some(Delivery::NotRun { position: 0 })
+        );
     }
 
     #[test]
@@ -335,7 +383,11 @@ mod tests {
         for _ in 0..200 {
             state.starting(0);
             state.ready(0);
-            assert!(state.ended(0, &[], "signal 9").contains(&Action::Replace { worker: 0 }));
+            assert!(
+                state
+                    .ended(0, &[], "signal 9")
+                    .contains(&Action::Replace { worker: 0 })
+            );
         }
         assert_eq!(*state.phase(), Phase::Open);
     }
@@ -346,8 +398,14 @@ mod tests {
         let first = submit(&mut state, batch, 0);
         let second = submit(&mut state, batch, 1);
         state.finished(first.0, first.1);
-        assert_eq!(state.close_batch(batch), [Action::Discard { slot: first.0 }]);
-        assert_eq!(state.finished(second.0, second.1), Some(Action::Discard { slot: second.0 }));
+        assert_eq!(
+            state.close_batch(batch),
+            [Action::Discard { slot: first.0 }]
+        );
+        assert_eq!(
+            state.finished(second.0, second.1),
+            Some(Action::Discard { slot: second.0 })
+        );
     }
 
     #[test]
@@ -355,7 +413,11 @@ mod tests {
         let (mut state, batch) = pool();
         let task = submit(&mut state, batch, 0);
         state.close();
-        assert!(state.ended(0, &[], "signal 9").contains(&Action::Replace { worker: 0 }));
+        assert!(
+            state
+                .ended(0, &[], "signal 9")
+                .contains(&Action::Replace { worker: 0 })
+        );
         state.finished(task.0, task.1);
         assert!(state.ended(1, &[], "signal 9").is_empty());
     }
@@ -365,7 +427,10 @@ mod tests {
         let (mut state, batch) = pool();
         let (slot, _) = submit(&mut state, batch, 3);
         assert_eq!(state.terminate(), [Action::Discard { slot }]);
-        assert_eq!(state.next_delivery(batch), Some(Delivery::NotRun { position: 3 }));
+        assert_eq!(
+            state.next_delivery(batch),
+            Some(Delivery::NotRun { position: 3 })
+        );
         assert!(!state.has_tasks());
     }
 }

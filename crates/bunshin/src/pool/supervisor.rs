@@ -54,25 +54,46 @@ impl Recipe {
         let os = |error| Error::os("start a worker", error);
         let (socket, theirs) = socket::packet_pair().map_err(os)?;
         let mut outgoing = Outgoing::default();
-        outgoing.handles.push(socket::duplicate(table.segment().as_fd()).map_err(os)?);
+        outgoing
+            .handles
+            .push(socket::duplicate(table.segment().as_fd()).map_err(os)?);
         outgoing.handles.push(theirs);
         let mut initializer = None;
         let mut handles = 0;
-        if let Some(Initializer { entry, arguments, handles: own }) = &self.initializer {
+        if let Some(Initializer {
+            entry,
+            arguments,
+            handles: own,
+        }) = &self.initializer
+        {
             for handle in own {
-                outgoing.handles.push(socket::duplicate(handle.as_fd()).map_err(os)?);
+                outgoing
+                    .handles
+                    .push(socket::duplicate(handle.as_fd()).map_err(os)?);
             }
             handles = own.len();
             initializer = Some((*entry, arguments.clone()));
         }
-        let start = WorkerStart { number, member: member(number), tasks: self.tasks, initializer, handles };
+        let start = WorkerStart {
+            number,
+            member: member(number),
+            tasks: self.tasks,
+            initializer,
+            handles,
+        };
         let mut arguments = Vec::new();
         encode(&start, &mut arguments, &mut Outgoing::default())?;
-        let builder =
-            Process::builder().name(format!("{}-{}", self.name, number + 1)).daemon(true).start_method(self.method);
+        let builder = Process::builder()
+            .name(format!("{}-{}", self.name, number + 1))
+            .daemon(true)
+            .start_method(self.method);
         let entry = target::locate_entry(worker::run)?;
         let (child, _control) = start_entry(builder, entry, arguments, outgoing)?;
-        Ok(Worker { child, socket: Arc::new(socket), handles: HashMap::new() })
+        Ok(Worker {
+            child,
+            socket: Arc::new(socket),
+            handles: HashMap::new(),
+        })
     }
 }
 
@@ -105,7 +126,11 @@ impl Core {
         workers
             .filter_map(|(number, worker)| {
                 let worker = worker.as_ref()?;
-                Some(Watched { number, child: Arc::clone(&worker.child), socket: Arc::clone(&worker.socket) })
+                Some(Watched {
+                    number,
+                    child: Arc::clone(&worker.child),
+                    socket: Arc::clone(&worker.socket),
+                })
             })
             .collect()
     }
@@ -123,15 +148,23 @@ impl Core {
                 BELL => {}
                 READY => self.state.ready(number),
                 FAILED => {
-                    actions.extend(self.state.initializer_failed(&String::from_utf8_lossy(&packet.rest)));
+                    actions.extend(
+                        self.state
+                            .initializer_failed(&String::from_utf8_lossy(&packet.rest)),
+                    );
                 }
                 WANT => {
                     if let Some(handles) = self.task_handles.get(&packet.ticket) {
                         // A worker that is gone needs none.
-                        let _ = message::send_handles(worker.socket.as_fd(), packet.ticket, handles);
+                        let _ =
+                            message::send_handles(worker.socket.as_fd(), packet.ticket, handles);
                     }
                 }
-                HANDLES => worker.handles.entry(packet.ticket).or_default().extend(packet.handles),
+                HANDLES => worker
+                    .handles
+                    .entry(packet.ticket)
+                    .or_default()
+                    .extend(packet.handles),
                 _ => {}
             }
         }
@@ -141,7 +174,9 @@ impl Core {
     /// Deals with the ends of workers that have ended.
     pub(crate) fn bury_dead(&mut self) {
         for number in 0..self.workers.len() {
-            let Some(worker) = &self.workers[number] else { continue };
+            let Some(worker) = &self.workers[number] else {
+                continue;
+            };
             let status = match worker.child.wait(Patience::Never) {
                 Ok(None) => continue,
                 Ok(status) => status,
@@ -169,7 +204,10 @@ impl Core {
             }
         }
         if let Some(worker) = self.workers[number].take() {
-            self.ends.insert(number, (worker.child.name().to_owned(), worker.child.pid(), status));
+            self.ends.insert(
+                number,
+                (worker.child.name().to_owned(), worker.child.pid(), status),
+            );
         }
         self.heap.bury(member(number));
         let how = status.map_or_else(|| "an unknown end".to_owned(), |status| status.to_string());
@@ -243,7 +281,8 @@ pub(crate) fn watch(watched: &[Watched], deadline: Option<Instant>) -> Result<(V
         .map(|fd| (fd, Interest::Readable))
         .collect();
     let mut ready = Vec::new();
-    socket::poll(&fds, deadline, &mut ready).map_err(|error| Error::os("wait for the workers of a pool", error))?;
+    socket::poll(&fds, deadline, &mut ready)
+        .map_err(|error| Error::os("wait for the workers of a pool", error))?;
     let mut sent = Vec::new();
     let mut any_ended = false;
     for (worker, ready) in watched.iter().zip(ready.chunks(2)) {

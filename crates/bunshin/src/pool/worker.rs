@@ -62,18 +62,34 @@ impl Worker {
         let socket = call.incoming.handle(1)?;
         let heap = Heap::new(Arc::clone(table.segment()), Table::HEAP, start.member);
         if let Some((entry, arguments)) = start.initializer.take() {
-            let handles = (0..start.handles).map(|index| call.incoming.handle(index as u32 + 2)).collect::<Result<_>>()?;
+            let handles = (0..start.handles)
+                .map(|index| call.incoming.handle(index as u32 + 2))
+                .collect::<Result<_>>()?;
             initialize(&socket, entry, arguments, handles)?;
         }
-        message::send(socket.as_fd(), READY, 0, &[], &[], true).map_err(|error| Error::os("tell the pool", error))?;
-        Ok(Self { table, heap, socket, start, claimed: VecDeque::new(), spin: SPIN_MAX / 2, entry: None })
+        message::send(socket.as_fd(), READY, 0, &[], &[], true)
+            .map_err(|error| Error::os("tell the pool", error))?;
+        Ok(Self {
+            table,
+            heap,
+            socket,
+            start,
+            claimed: VecDeque::new(),
+            spin: SPIN_MAX / 2,
+            entry: None,
+        })
     }
 
     fn work(mut self) -> i32 {
-        let mut call = Call { is_quiet: true, ..Call::default() };
+        let mut call = Call {
+            is_quiet: true,
+            ..Call::default()
+        };
         let mut left = self.start.tasks.unwrap_or(usize::MAX);
         while left > 0 {
-            let Some(claim) = self.next(left) else { return 0 };
+            let Some(claim) = self.next(left) else {
+                return 0;
+            };
             left -= 1;
             if self.run_task(claim, &mut call).is_err() {
                 // The parent is gone, or the table makes no sense any more.
@@ -94,7 +110,9 @@ impl Worker {
                 self.table.set_busy(number);
                 let chunk = self.table.parcel(claim.slot).chunk as usize;
                 for _ in 1..chunk.min(left) {
-                    let Some(more) = self.table.claim(number) else { break };
+                    let Some(more) = self.table.claim(number) else {
+                        break;
+                    };
                     self.claimed.push_back(more);
                 }
                 return Some(claim);
@@ -162,7 +180,10 @@ impl Worker {
                 entry(call);
             }
             (Err(error), _) => target::fail(call, &Failure::Arguments(error.to_string())),
-            (_, None) => target::fail(call, &Failure::Arguments("the task names no function of this program".into())),
+            (_, None) => target::fail(
+                call,
+                &Failure::Arguments("the task names no function of this program".into()),
+            ),
         }
         // A block that the arguments lay in is not needed any more.
         if let Input::Block(..) = call.input {
@@ -178,11 +199,24 @@ impl Worker {
     }
 
     fn leave_result(&self, claim: Claim, parcel: Parcel, call: &mut Call) -> Result<()> {
-        let written =
-            message::write(&self.table, claim.slot, parcel, &call.output, call.failed, &mut call.outgoing);
+        let written = message::write(
+            &self.table,
+            claim.slot,
+            parcel,
+            &call.output,
+            call.failed,
+            &mut call.outgoing,
+        );
         if let Err(error) = written {
             target::fail(call, &Failure::Result(error.to_string()));
-            message::write(&self.table, claim.slot, parcel, &call.output, true, &mut call.outgoing)?;
+            message::write(
+                &self.table,
+                claim.slot,
+                parcel,
+                &call.output,
+                true,
+                &mut call.outgoing,
+            )?;
         }
         if !call.outgoing.handles.is_empty() {
             message::send_handles(self.socket.as_fd(), claim.ticket, &call.outgoing.handles)
@@ -222,11 +256,17 @@ impl Worker {
     }
 
     fn tell(&self, byte: u8, ticket: u32) -> Result<()> {
-        message::send(self.socket.as_fd(), byte, ticket, &[], &[], true).map_err(|error| Error::os("tell the pool", error))
+        message::send(self.socket.as_fd(), byte, ticket, &[], &[], true)
+            .map_err(|error| Error::os("tell the pool", error))
     }
 }
 
-fn initialize(socket: &OwnedFd, entry: u64, arguments: Vec<u8>, handles: Vec<OwnedFd>) -> Result<()> {
+fn initialize(
+    socket: &OwnedFd,
+    entry: u64,
+    arguments: Vec<u8>,
+    handles: Vec<OwnedFd>,
+) -> Result<()> {
     let mut call = Call {
         input: Input::Bytes(arguments, 0),
         incoming: Incoming::common(handles),
@@ -235,14 +275,20 @@ fn initialize(socket: &OwnedFd, entry: u64, arguments: Vec<u8>, handles: Vec<Own
     };
     match target::find(entry) {
         Some(entry) => entry(&mut call),
-        None => target::fail(&mut call, &Failure::Arguments("it is no function of this program".into())),
+        None => target::fail(
+            &mut call,
+            &Failure::Arguments("it is no function of this program".into()),
+        ),
     }
     if !call.failed {
         return Ok(());
     }
     let why = match decode(&call.output, &mut Incoming::default()) {
         Ok(Failure::Panicked { message, location }) => {
-            format!("it panicked at {}: {message}", location.as_deref().unwrap_or("an unknown place"))
+            format!(
+                "it panicked at {}: {message}",
+                location.as_deref().unwrap_or("an unknown place")
+            )
         }
         Ok(Failure::Arguments(why)) => format!("its arguments did not get there: {why}"),
         Ok(Failure::Result(why)) => format!("its result: {why}"),

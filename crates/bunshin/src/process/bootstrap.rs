@@ -6,7 +6,6 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,15 +32,6 @@ pub(crate) struct Preparation {
     pub(crate) directory: Option<std::path::PathBuf>,
 }
 
-/// This process's name, if it is a child.
-static NAME: OnceLock<String> = OnceLock::new();
-
-/// The name that this process was started with; `MainProcess` if it was not started
-/// by this crate.
-pub(crate) fn name() -> &'static str {
-    NAME.get().map_or("MainProcess", String::as_str)
-}
-
 /// Turns this process into a child if it was started as one; then it does not return.
 ///
 /// This happens by itself before `main` on Linux, so that programs need not call it. It is
@@ -60,7 +50,9 @@ pub fn init() {
     if !image::is_program() {
         return;
     }
-    let Some((role, control, parent)) = process::take_start_variable() else { return };
+    let Some((role, control, parent)) = process::take_start_variable() else {
+        return;
+    };
     if role == spawn::SERVER {
         let cloned = forkserver::serve(control, parent);
         run(cloned.control, cloned.parent, Exit::Now);
@@ -107,16 +99,31 @@ fn receive(control: &OwnedFd) -> Result<(Preparation, Call)> {
     let message = stream::receive(control.as_fd(), Patience::Forever)?
         .ok_or_else(|| Error::new(ErrorKind::Disconnected, "the parent is gone"))?;
     if message.kind != START {
-        return Err(Error::new(ErrorKind::Corrupt, format!("a start message has kind {}", message.kind)));
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("a start message has kind {}", message.kind),
+        ));
     }
     let (incoming, body) = message.into_parts();
     let short = || Error::new(ErrorKind::Corrupt, "a start message is too short");
     let bytes = body.as_bytes();
-    let len = u32::from_le_bytes(bytes.get(..4).and_then(|len| len.try_into().ok()).ok_or_else(short)?) as usize;
+    let len = u32::from_le_bytes(
+        bytes
+            .get(..4)
+            .and_then(|len| len.try_into().ok())
+            .ok_or_else(short)?,
+    ) as usize;
     let preparation = bytes.get(4..4 + len).ok_or_else(short)?;
     let preparation: Preparation = decode(preparation, &mut Incoming::default())?;
     let input = body.skip(4 + len);
-    Ok((preparation, Call { input, incoming, ..Call::default() }))
+    Ok((
+        preparation,
+        Call {
+            input,
+            incoming,
+            ..Call::default()
+        },
+    ))
 }
 
 /// Runs the target and sends its outcome; gives the exit code.
@@ -125,9 +132,16 @@ fn answer(control: &OwnedFd, preparation: &Preparation, mut call: Call) -> i32 {
         // As in a copy of the parent, whose directory may be gone too.
         let _ = std::env::set_current_dir(directory);
     }
-    let entry = if preparation.stamp == image::stamp() { target::find(preparation.entry) } else { None };
+    let entry = if preparation.stamp == image::stamp() {
+        target::find(preparation.entry)
+    } else {
+        None
+    };
     let Some(entry) = entry else {
-        send_failure(control, &Failure::Arguments("the child runs another program than its parent".into()));
+        send_failure(
+            control,
+            &Failure::Arguments("the child runs another program than its parent".into()),
+        );
         return 1;
     };
     settle_in(&preparation.name);
@@ -138,7 +152,6 @@ fn answer(control: &OwnedFd, preparation: &Preparation, mut call: Call) -> i32 {
 /// Gives this process its identity as a child.
 pub(crate) fn settle_in(name: &str) {
     process::set_thread_name(name);
-    let _ = NAME.set(name.to_owned());
     panic::install_hook();
 }
 
@@ -177,5 +190,9 @@ pub(crate) fn start_body(preparation: &Preparation, arguments: &[u8]) -> Result<
 
 /// What [`receive`] gets from [`start_body`], in a forked child that needs no message.
 pub(crate) fn forked_call(arguments: Vec<u8>, handles: Vec<OwnedFd>) -> Call {
-    Call { input: Input::Bytes(arguments, 0), incoming: Incoming::new(handles, Vec::new()), ..Call::default() }
+    Call {
+        input: Input::Bytes(arguments, 0),
+        incoming: Incoming::new(handles, Vec::new()),
+        ..Call::default()
+    }
 }

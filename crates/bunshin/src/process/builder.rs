@@ -34,7 +34,7 @@ pub struct ProcessBuilder {
     name: Option<String>,
     daemon: bool,
     start_method: Option<StartMethod>,
-    may_fork_threads: bool,
+    pub(super) may_fork_threads: bool,
 }
 
 /// Numbers the children of this process for their default names.
@@ -63,19 +63,6 @@ impl ProcessBuilder {
         self
     }
 
-    /// Lets the start method `Fork` copy a process that has other threads.
-    ///
-    /// # Safety
-    /// Until it ends, the child does only what `signal-safety(7)` lists, or the caller knows
-    /// that no other thread holds a lock at this moment, of the allocator for example, that
-    /// the child will want.
-    #[must_use]
-    #[allow(unsafe_code)]
-    pub unsafe fn allow_fork_with_threads(mut self) -> Self {
-        self.may_fork_threads = true;
-        self
-    }
-
     /// Starts the process.
     ///
     /// # Errors
@@ -97,19 +84,32 @@ impl ProcessBuilder {
         Ok(Process::new(child, Some(control)))
     }
 
-    fn launch(self, entry: u64, arguments: Vec<u8>, mut outgoing: Outgoing) -> Result<(Arc<Child>, OwnedFd)> {
+    fn launch(
+        self,
+        entry: u64,
+        arguments: Vec<u8>,
+        mut outgoing: Outgoing,
+    ) -> Result<(Arc<Child>, OwnedFd)> {
         collect_detached();
         let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
         let name = self.name.unwrap_or_else(|| format!("Process-{number}"));
-        let (control, theirs) = socket::pair().map_err(|error| Error::os(format!("start process {name}"), error))?;
+        let (control, theirs) =
+            socket::pair().map_err(|error| Error::os(format!("start process {name}"), error))?;
         let method = self.start_method.unwrap_or_else(start_method);
         let started = if method == StartMethod::Fork {
             let call = move || bootstrap::forked_call(arguments, outgoing.handles);
             fork::start_forked(entry, &name, &control, theirs, self.may_fork_threads, call)?
         } else {
             // The message waits in the socket, so that the child need not wait for it.
-            let directory = (method == StartMethod::Forkserver).then(|| std::env::current_dir().ok()).flatten();
-            let preparation = Preparation { stamp: image::stamp(), entry, name: name.clone(), directory };
+            let directory = (method == StartMethod::Forkserver)
+                .then(|| std::env::current_dir().ok())
+                .flatten();
+            let preparation = Preparation {
+                stamp: image::stamp(),
+                entry,
+                name: name.clone(),
+                directory,
+            };
             let body = bootstrap::start_body(&preparation, &arguments)?;
             stream::send(control.as_fd(), START, &body, &mut outgoing)?;
             // What is printed next by the child comes after what was printed here.

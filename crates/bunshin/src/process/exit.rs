@@ -11,7 +11,11 @@ use crate::sys::process::{Ended, signal_name};
 ///
 /// # Examples
 /// ```
-/// let child = bunshin::Process::start(|| std::process::exit(3), ())?;
+/// fn fail() {
+///     std::process::exit(3)
+/// }
+///
+/// let child = bunshin::Process::start(fail, ())?;
 /// let status = child.join()?;
 /// assert_eq!((status.code(), status.signal()), (Some(3), None));
 /// assert_eq!(status.to_string(), "exit code 3");
@@ -47,8 +51,14 @@ impl ExitStatus {
 impl From<Ended> for ExitStatus {
     fn from(ended: Ended) -> Self {
         match ended {
-            Ended::Exited(code) => Self { code: Some(code), signal: None },
-            Ended::Signalled(signal) => Self { code: None, signal: Some(signal) },
+            Ended::Exited(code) => Self {
+                code: Some(code),
+                signal: None,
+            },
+            Ended::Signalled(signal) => Self {
+                code: None,
+                signal: Some(signal),
+            },
         }
     }
 }

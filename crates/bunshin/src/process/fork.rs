@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::bootstrap::{self, Exit};
+use super::builder::ProcessBuilder;
 use super::handle::{Child, Process};
 use super::outcome::TaskError;
 use super::{panic, target};
@@ -36,7 +37,8 @@ static BEFORE_MAIN: extern "C" fn() = {
 
 /// Refuses to fork while there are other threads.
 fn check_threads() -> Result<()> {
-    let count = thread::count().map_err(|error| Error::os("count the threads of this process", error))?;
+    let count =
+        thread::count().map_err(|error| Error::os("count the threads of this process", error))?;
     if count == 1 {
         return Ok(());
     }
@@ -103,6 +105,20 @@ pub(crate) fn start_forked(
     // SAFETY: there are no other threads, or the caller of `allow_fork_with_threads` vouches
     // for them.
     unsafe { start(work) }
+}
+
+impl ProcessBuilder {
+    /// Lets the start method `Fork` copy a process that has other threads.
+    ///
+    /// # Safety
+    /// Until it ends, the child does only what `signal-safety(7)` lists, or the caller knows
+    /// that no other thread holds a lock at this moment, of the allocator for example, that
+    /// the child will want.
+    #[must_use]
+    pub unsafe fn allow_fork_with_threads(mut self) -> Self {
+        self.may_fork_threads = true;
+        self
+    }
 }
 
 /// What [`fork`] returns: once in the parent, and once in the child.
@@ -187,18 +203,32 @@ pub unsafe fn fork_unchecked() -> Result<Fork> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn scope<'env, T>(work: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T) -> T {
-    let scope = Scope { children: Mutex::new(Vec::new()), scope: PhantomData, env: PhantomData };
+    let scope = Scope {
+        children: Mutex::new(Vec::new()),
+        scope: PhantomData,
+        env: PhantomData,
+    };
     struct KillOnPanic<'a>(&'a Mutex<Vec<Arc<Child>>>);
     impl Drop for KillOnPanic<'_> {
         fn drop(&mut self) {
-            for child in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            for child in self
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .drain(..)
+            {
                 child.destroy();
             }
         }
     }
     let guard = KillOnPanic(&scope.children);
     let result = work(&scope);
-    let children = std::mem::take(&mut *scope.children.lock().unwrap_or_else(PoisonError::into_inner));
+    let children = std::mem::take(
+        &mut *scope
+            .children
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner),
+    );
     drop(guard);
     let mut failed = None;
     for child in children {
@@ -210,7 +240,11 @@ pub fn scope<'env, T>(work: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>)
             Err(error) => failed = Some(error.to_string()),
         }
     }
-    assert!(failed.is_none(), "a process of a scope failed: {}", failed.unwrap_or_default());
+    assert!(
+        failed.is_none(),
+        "a process of a scope failed: {}",
+        failed.unwrap_or_default()
+    );
     result
 }
 
@@ -251,7 +285,8 @@ impl<'scope> Scope<'scope, '_> {
         F: FnOnce() -> R + 'scope,
         R: Serialize + DeserializeOwned,
     {
-        let (control, theirs) = socket::pair().map_err(|error| Error::os("start a process", error))?;
+        let (control, theirs) =
+            socket::pair().map_err(|error| Error::os("start a process", error))?;
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("Scope-{}", children.len() + 1);
         let (control_here, name_there) = (&control, name.as_str());
@@ -270,7 +305,10 @@ impl<'scope> Scope<'scope, '_> {
         let started = unsafe { start(run) }?;
         let child = Arc::new(Child::new(name, started, false));
         children.push(Arc::clone(&child));
-        Ok(ScopedProcess { process: Process::new(child, Some(control)), scope: PhantomData })
+        Ok(ScopedProcess {
+            process: Process::new(child, Some(control)),
+            scope: PhantomData,
+        })
     }
 }
 

@@ -57,7 +57,11 @@ pub(crate) fn start(control: &OwnedFd) -> Result<Started> {
                 return started;
             }
             Err(error) if is_last => {
-                return Err(Error::because(ErrorKind::Os, "the forkserver does not answer", error));
+                return Err(Error::because(
+                    ErrorKind::Os,
+                    "the forkserver does not answer",
+                    error,
+                ));
             }
             Err(_) => {
                 let _ = process::signal(server.process.pidfd.as_fd(), Sig::KILL);
@@ -69,27 +73,48 @@ pub(crate) fn start(control: &OwnedFd) -> Result<Started> {
 }
 
 fn launch() -> Result<Server> {
-    let (control, theirs) = socket::pair().map_err(|error| Error::os("start the forkserver", error))?;
+    let (control, theirs) =
+        socket::pair().map_err(|error| Error::os("start the forkserver", error))?;
     let process = spawn::start(spawn::SERVER, theirs)?;
-    Ok(Server { control, process, generation: thread::generation() })
+    Ok(Server {
+        control,
+        process,
+        generation: thread::generation(),
+    })
 }
 
 impl Server {
     /// The outer result says whether the server answers, the inner one what.
     fn clone_child(&self, control: &OwnedFd) -> Result<Result<Started>> {
         let mut outgoing = Outgoing::default();
-        outgoing.handles.push(socket::duplicate(control.as_fd()).map_err(|error| Error::os("start a process", error))?);
+        outgoing.handles.push(
+            socket::duplicate(control.as_fd())
+                .map_err(|error| Error::os("start a process", error))?,
+        );
         stream::send(self.control.as_fd(), CLONE, &[], &mut outgoing)?;
         let answer = stream::receive(self.control.as_fd(), Patience::within(ANSWER_WITHIN))?;
         let Some(mut answer) = answer else {
-            return Err(Error::new(ErrorKind::Disconnected, "the forkserver has ended"));
+            return Err(Error::new(
+                ErrorKind::Disconnected,
+                "the forkserver has ended",
+            ));
         };
         let number = <[u8; 4]>::try_from(answer.bytes()).map(u32::from_le_bytes);
-        let number = number.map_err(|_| Error::new(ErrorKind::Corrupt, "the forkserver's answer is no number"))?;
+        let number = number
+            .map_err(|_| Error::new(ErrorKind::Corrupt, "the forkserver's answer is no number"))?;
         match answer.kind {
-            CLONED => Ok(answer.incoming.handle(0).map(|pidfd| Started { pid: number, pidfd })),
-            REFUSED => Ok(Err(Error::os("start a process", std::io::Error::from_raw_os_error(number.cast_signed())))),
-            kind => Err(Error::new(ErrorKind::Corrupt, format!("the forkserver answers with kind {kind}"))),
+            CLONED => Ok(answer
+                .incoming
+                .handle(0)
+                .map(|pidfd| Started { pid: number, pidfd })),
+            REFUSED => Ok(Err(Error::os(
+                "start a process",
+                std::io::Error::from_raw_os_error(number as i32),
+            ))),
+            kind => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the forkserver answers with kind {kind}"),
+            )),
         }
     }
 }
@@ -105,34 +130,45 @@ pub(crate) struct Cloned {
 pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
     process::set_thread_name(NAME);
     let interrupts = process::ignore_interrupts();
-    let (Ok(cloner), Ok(parent_end)) = (Cloner::new(), process::watch(parent)) else { process::exit_now(1) };
+    let (Ok(cloner), Ok(parent_end)) = (Cloner::new(), process::watch(parent)) else {
+        process::exit_now(1)
+    };
     if !process::die_with(parent) {
         process::exit_now(0);
     }
     loop {
         let mut ready = Vec::new();
-        let watched = [(control.as_fd(), Interest::Readable), (parent_end.as_fd(), Interest::Readable)];
+        let watched = [
+            (control.as_fd(), Interest::Readable),
+            (parent_end.as_fd(), Interest::Readable),
+        ];
         let polled = socket::poll(&watched, None, &mut ready);
         if polled.is_err() || ready.get(1) == Some(&true) {
             process::exit_now(0);
         }
-        let Ok(Some(mut request)) = stream::receive(control.as_fd(), Patience::Forever) else { process::exit_now(0) };
-        let Ok(child_control) = request.incoming.handle(0) else { process::exit_now(1) };
+        let Ok(Some(mut request)) = stream::receive(control.as_fd(), Patience::Forever) else {
+            process::exit_now(0)
+        };
+        let Ok(child_control) = request.incoming.handle(0) else {
+            process::exit_now(1)
+        };
         let mut outgoing = Outgoing::default();
         let (kind, number) = match cloner.clone() {
             Ok(None) => {
                 process::restore_interrupts(interrupts);
-                return Cloned { control: child_control, parent };
+                return Cloned {
+                    control: child_control,
+                    parent,
+                };
             }
             Ok(Some(started)) => {
                 outgoing.handles.push(started.pidfd);
                 (CLONED, started.pid)
             }
-            Err(error) => (REFUSED, error.raw_os_error().unwrap_or(0).cast_unsigned()),
+            Err(error) => (REFUSED, error.raw_os_error().unwrap_or(0) as u32),
         };
         if stream::send(control.as_fd(), kind, &number.to_le_bytes(), &mut outgoing).is_err() {
             process::exit_now(0);
         }
     }
 }
-

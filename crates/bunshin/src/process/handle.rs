@@ -35,7 +35,13 @@ pub(crate) struct Child {
 
 impl Child {
     pub(crate) fn new(name: String, started: Started, daemon: bool) -> Self {
-        Self { name, started, daemon, generation: thread::generation(), status: Mutex::new(None) }
+        Self {
+            name,
+            started,
+            daemon,
+            generation: thread::generation(),
+            status: Mutex::new(None),
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -51,7 +57,10 @@ impl Child {
     }
 
     fn what(&self, operation: &str) -> String {
-        format!("{operation} process {} (pid {})", self.name, self.started.pid)
+        format!(
+            "{operation} process {} (pid {})",
+            self.name, self.started.pid
+        )
     }
 
     /// Collects the exit status: at once, in time, or whenever it comes.
@@ -62,8 +71,12 @@ impl Child {
         // Not under the lock: other threads may want to look, or to kill.
         if patience != Patience::Never {
             let mut ready = Vec::new();
-            socket::poll(&[(self.pidfd(), Interest::Readable)], patience.deadline(), &mut ready)
-                .map_err(|error| Error::os(self.what("join"), error))?;
+            socket::poll(
+                &[(self.pidfd(), Interest::Readable)],
+                patience.deadline(),
+                &mut ready,
+            )
+            .map_err(|error| Error::os(self.what("join"), error))?;
         }
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if status.is_none() {
@@ -116,7 +129,13 @@ impl Drop for Child {
         AT_EXIT.call_once(|| process::at_exit(join_detached));
         if let Ok(pidfd) = socket::duplicate(self.pidfd()) {
             let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
-            detached.push((self.generation, Started { pid: self.started.pid, pidfd }));
+            detached.push((
+                self.generation,
+                Started {
+                    pid: self.started.pid,
+                    pidfd,
+                },
+            ));
         }
     }
 }
@@ -126,7 +145,8 @@ pub(crate) fn collect_detached() {
     let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
     detached.retain(|(generation, started)| {
         // A forked child has no say in its parent's children.
-        *generation == thread::generation() && matches!(process::wait(started.pidfd.as_fd(), false), Ok(None))
+        *generation == thread::generation()
+            && matches!(process::wait(started.pidfd.as_fd(), false), Ok(None))
     });
 }
 
@@ -218,7 +238,11 @@ impl Process {
 
 impl<R> Process<R> {
     pub(crate) fn new(child: Arc<Child>, control: Option<OwnedFd>) -> Self {
-        Self { child, control, returns: PhantomData }
+        Self {
+            child,
+            control,
+            returns: PhantomData,
+        }
     }
 
     /// The child's process id.
@@ -346,7 +370,10 @@ impl<R: DeserializeOwned> Process<R> {
 
     pub(crate) fn take_result(&self) -> Result<R, TaskError> {
         let message = self.receive()?;
-        let status = self.child.wait(Patience::Forever).map_err(TaskError::Pool)?;
+        let status = self
+            .child
+            .wait(Patience::Forever)
+            .map_err(TaskError::Pool)?;
         self.read(message, status)
     }
 
@@ -364,7 +391,9 @@ impl<R: DeserializeOwned> Process<R> {
     }
 
     fn receive(&self) -> Result<stream::Received, TaskError> {
-        let Some(control) = &self.control else { return Err(self.lost(self.known_end())) };
+        let Some(control) = &self.control else {
+            return Err(self.lost(self.known_end()));
+        };
         match stream::receive(control.as_fd(), Patience::Forever) {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(self.lost(self.known_end())),
@@ -377,7 +406,12 @@ impl<R: DeserializeOwned> Process<R> {
     }
 
     fn lost(&self, status: Option<ExitStatus>) -> TaskError {
-        TaskError::Lost(WorkerLost { name: self.name().to_owned(), pid: self.pid(), task: None, status })
+        TaskError::Lost(WorkerLost {
+            name: self.name().to_owned(),
+            pid: self.pid(),
+            task: None,
+            status,
+        })
     }
 }
 

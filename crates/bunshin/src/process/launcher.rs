@@ -16,7 +16,9 @@ type Job = Box<dyn FnOnce() + Send>;
 static LAUNCHER: Mutex<Option<(u32, mpsc::Sender<Job>)>> = Mutex::new(None);
 
 /// Runs `job` in a thread that lives as long as this process.
-pub(crate) fn run<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) fn run<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     if thread::is_main() {
         return job();
     }

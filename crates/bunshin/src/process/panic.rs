@@ -46,6 +46,9 @@ pub(crate) fn catch<R>(is_quiet: bool, work: impl FnOnce() -> R) -> Result<R, Fa
         };
         // Dropping the payload is the user's code, which may panic in its turn.
         let _ = catch_unwind(AssertUnwindSafe(move || drop(payload)));
-        Failure::Panicked { message, location: LOCATION.take() }
+        Failure::Panicked {
+            message,
+            location: LOCATION.take(),
+        }
     })
 }

@@ -14,6 +14,7 @@ pub(crate) const SERVER: &str = "server";
 /// Starts this program as a child, or as the forkserver, that reads from `control`.
 pub(crate) fn start(role: &'static str, control: OwnedFd) -> Result<Started> {
     launcher::run(move || {
-        process::start_self(role, control.as_fd()).map_err(|error| Error::os(format!("start a {role} process"), error))
+        process::start_self(role, control.as_fd())
+            .map_err(|error| Error::os(format!("start a {role} process"), error))
     })
 }

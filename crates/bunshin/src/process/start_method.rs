@@ -62,12 +62,17 @@ impl FromStr for StartMethod {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        Self::ALL.into_iter().find(|method| method.name() == name).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidInput,
-                format!("there is no start method {name:?}; there are fork, spawn and forkserver"),
-            )
-        })
+        Self::ALL
+            .into_iter()
+            .find(|method| method.name() == name)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidInput,
+                    format!(
+                        "there is no start method {name:?}; there are fork, spawn and forkserver"
+                    ),
+                )
+            })
     }
 }
 
@@ -82,7 +87,10 @@ static DEFAULT: AtomicU8 = AtomicU8::new(0);
 #[must_use]
 pub fn start_method() -> StartMethod {
     let set = DEFAULT.load(Ordering::Relaxed);
-    StartMethod::ALL.get(usize::from(set).wrapping_sub(1)).copied().unwrap_or_default()
+    StartMethod::ALL
+        .get(usize::from(set).wrapping_sub(1))
+        .copied()
+        .unwrap_or_default()
 }
 
 /// Sets the start method of processes that are started without naming one.
@@ -100,6 +108,9 @@ pub fn start_method() -> StartMethod {
 /// assert_eq!(start_method(), StartMethod::Spawn);
 /// ```
 pub fn set_start_method(method: StartMethod) {
-    let position = StartMethod::ALL.iter().position(|other| *other == method).unwrap_or(2);
+    let position = StartMethod::ALL
+        .iter()
+        .position(|other| *other == method)
+        .unwrap_or(2);
     DEFAULT.store(position as u8 + 1, Ordering::Relaxed);
 }

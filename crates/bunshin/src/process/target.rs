@@ -98,7 +98,9 @@ where
     Args: DeserializeOwned,
 {
     let target = image::conjure::<F>();
-    let result = panic::catch(call.is_quiet, || decode::<Args>(call.input.as_bytes(), &mut call.incoming));
+    let result = panic::catch(call.is_quiet, || {
+        decode::<Args>(call.input.as_bytes(), &mut call.incoming)
+    });
     let arguments = match result {
         Ok(Ok(arguments)) => arguments,
         Ok(Err(error)) => return fail(call, &Failure::Arguments(error.to_string())),
@@ -141,7 +143,10 @@ pub(crate) fn fail(call: &mut Call, failure: &Failure) {
 fn said(failure: Failure) -> String {
     match failure {
         Failure::Panicked { message, location } => {
-            format!("panicked at {}: {message}", location.as_deref().unwrap_or("an unknown place"))
+            format!(
+                "panicked at {}: {message}",
+                location.as_deref().unwrap_or("an unknown place")
+            )
         }
         Failure::Arguments(message) | Failure::Result(message) => message,
     }

@@ -18,9 +18,19 @@ use crate::transport::Patience;
 
 /// Makes shared memory for `len` elements.
 fn create<T: Pod>(len: usize) -> Result<SharedCell> {
-    const { assert!(align_of::<T>() <= 64, "shared arrays are aligned to 64 bytes at most") };
+    const {
+        assert!(
+            align_of::<T>() <= 64,
+            "shared arrays are aligned to 64 bytes at most"
+        )
+    };
     let bytes = len.checked_mul(size_of::<T>());
-    let too_long = || Error::new(ErrorKind::OutOfMemory, format!("share an array of {len} elements"));
+    let too_long = || {
+        Error::new(
+            ErrorKind::OutOfMemory,
+            format!("share an array of {len} elements"),
+        )
+    };
     SharedCell::create(bytes.ok_or_else(too_long)?)
 }
 
@@ -86,7 +96,11 @@ impl<T: Pod> Array<T> {
     }
 
     fn of(cell: SharedCell, len: usize) -> Self {
-        Self { cell, len, values: PhantomData }
+        Self {
+            cell,
+            len,
+            values: PhantomData,
+        }
     }
 
     /// How many elements there are.
@@ -103,7 +117,11 @@ impl<T: Pod> Array<T> {
 
     fn guard(&self) -> impl FnOnce(Held<'_>) -> ArrayGuard<'_, T> + use<T> {
         let len_bytes = self.len * size_of::<T>();
-        move |held| ArrayGuard { held, len_bytes, values: PhantomData }
+        move |held| ArrayGuard {
+            held,
+            len_bytes,
+            values: PhantomData,
+        }
     }
 
     /// Takes the lock, waiting until it is free; the guard is the elements.
@@ -127,7 +145,10 @@ impl<T: Pod> Array<T> {
     ///
     /// # Errors
     /// As [`Lock::lock_timeout`](crate::Lock::lock_timeout).
-    pub fn lock_timeout(&self, timeout: Duration) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
+    pub fn lock_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
         acquire(&self.cell, Patience::within(timeout), self.guard())
     }
 
@@ -228,7 +249,11 @@ impl<T: Pod> RawArray<T> {
     }
 
     fn of(cell: SharedCell, len: usize) -> Self {
-        Self { cell, len, values: PhantomData }
+        Self {
+            cell,
+            len,
+            values: PhantomData,
+        }
     }
 
     /// How many elements there are.
@@ -260,7 +285,10 @@ impl<T: Pod> RawArray<T> {
     #[must_use]
     pub fn get(&self, position: usize) -> T {
         let mut element = T::zeroed();
-        self.cell.copy_out(self.offset(position, 1), bytemuck::bytes_of_mut(&mut element));
+        self.cell.copy_out(
+            self.offset(position, 1),
+            bytemuck::bytes_of_mut(&mut element),
+        );
         element
     }
 
@@ -269,7 +297,8 @@ impl<T: Pod> RawArray<T> {
     /// # Panics
     /// If there is no such element.
     pub fn set(&self, position: usize, element: T) {
-        self.cell.copy_in(self.offset(position, 1), bytemuck::bytes_of(&element));
+        self.cell
+            .copy_in(self.offset(position, 1), bytemuck::bytes_of(&element));
     }
 
     /// Copies elements out, from `position` on.
@@ -277,7 +306,10 @@ impl<T: Pod> RawArray<T> {
     /// # Panics
     /// If there are not so many.
     pub fn read(&self, position: usize, elements: &mut [T]) {
-        self.cell.copy_out(self.offset(position, elements.len()), bytemuck::cast_slice_mut(elements));
+        self.cell.copy_out(
+            self.offset(position, elements.len()),
+            bytemuck::cast_slice_mut(elements),
+        );
     }
 
     /// Copies elements in, from `position` on.
@@ -285,7 +317,10 @@ impl<T: Pod> RawArray<T> {
     /// # Panics
     /// If there is no room for so many.
     pub fn write(&self, position: usize, elements: &[T]) {
-        self.cell.copy_in(self.offset(position, elements.len()), bytemuck::cast_slice(elements));
+        self.cell.copy_in(
+            self.offset(position, elements.len()),
+            bytemuck::cast_slice(elements),
+        );
     }
 
     /// A copy of all elements.
@@ -297,7 +332,10 @@ impl<T: Pod> RawArray<T> {
     }
 
     fn memory(&self, position: usize) -> Memory<'_> {
-        Memory { cell: &self.cell, offset: self.offset(position, 1) }
+        Memory {
+            cell: &self.cell,
+            offset: self.offset(position, 1),
+        }
     }
 }
 

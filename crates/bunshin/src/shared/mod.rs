@@ -31,21 +31,35 @@ struct Form {
 impl Form {
     /// For `len` elements of `T`, as the type `Whole` has them.
     fn depart<Whole>(cell: &SharedCell, len: usize) -> Result<Self> {
-        let fd = socket::duplicate(cell.fd()).map_err(|error| Error::os("send shared data", error))?;
-        Ok(Self { tag: tag::<Whole>(), len: len as u64, memory: Outgoing::attach(fd)? })
+        let fd =
+            socket::duplicate(cell.fd()).map_err(|error| Error::os("send shared data", error))?;
+        Ok(Self {
+            tag: tag::<Whole>(),
+            len: len as u64,
+            memory: Outgoing::attach(fd)?,
+        })
     }
 
     fn arrive<Whole, T>(&self) -> Result<(SharedCell, usize)> {
         let name = std::any::type_name::<Whole>();
         if self.tag != tag::<Whole>() {
-            return Err(Error::new(ErrorKind::TypeMismatch, format!("shared data of another type arrived as {name}")));
+            return Err(Error::new(
+                ErrorKind::TypeMismatch,
+                format!("shared data of another type arrived as {name}"),
+            ));
         }
         let len = usize::try_from(self.len).ok();
         let bytes = len.and_then(|len| len.checked_mul(size_of::<T>()));
         let (Some(len), Some(bytes)) = (len, bytes) else {
-            return Err(Error::new(ErrorKind::Corrupt, format!("a {name} of {} elements arrived", self.len)));
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("a {name} of {} elements arrived", self.len),
+            ));
         };
-        Ok((SharedCell::attach(Incoming::detach(self.memory)?, bytes)?, len))
+        Ok((
+            SharedCell::attach(Incoming::detach(self.memory)?, bytes)?,
+            len,
+        ))
     }
 }
 
@@ -56,8 +70,10 @@ macro_rules! travels {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 use serde::ser::Error as _;
                 let form = super::Form::depart::<Self>(&self.cell, $len(self));
-                form.map_err(|error| S::Error::custom(crate::codec::attachments::Outgoing::fail(error)))?
-                    .serialize(serializer)
+                form.map_err(|error| {
+                    S::Error::custom(crate::codec::attachments::Outgoing::fail(error))
+                })?
+                .serialize(serializer)
             }
         }
 

@@ -55,14 +55,22 @@ impl<T: Pod> Value<T> {
     /// # Errors
     /// `OutOfMemory`, or `Os` where the process has too many files open.
     pub fn new(value: T) -> Result<Self> {
-        const { assert!(align_of::<T>() <= 64, "shared values are aligned to 64 bytes at most") };
+        const {
+            assert!(
+                align_of::<T>() <= 64,
+                "shared values are aligned to 64 bytes at most"
+            )
+        };
         let cell = SharedCell::create(size_of::<T>())?;
         cell.copy_in(0, bytemuck::bytes_of(&value));
         Ok(Self::of(cell, 1))
     }
 
     fn of(cell: SharedCell, _len: usize) -> Self {
-        Self { cell, values: PhantomData }
+        Self {
+            cell,
+            values: PhantomData,
+        }
     }
 
     /// Takes the lock, waiting until it is free; the guard is the value.
@@ -94,7 +102,10 @@ impl<T: Pod> Value<T> {
     ///
     /// # Errors
     /// As [`Lock::lock_timeout`](crate::Lock::lock_timeout).
-    pub fn lock_timeout(&self, timeout: Duration) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
+    pub fn lock_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
         acquire(&self.cell, Patience::within(timeout), ValueGuard::of)
     }
 
@@ -141,7 +152,10 @@ pub struct ValueGuard<'a, T: Pod> {
 
 impl<'a, T: Pod> ValueGuard<'a, T> {
     fn of(held: Held<'a>) -> Self {
-        Self { held, values: PhantomData }
+        Self {
+            held,
+            values: PhantomData,
+        }
     }
 }
 
@@ -202,7 +216,10 @@ impl<T: Pod> RawValue<T> {
     }
 
     fn of(cell: SharedCell, _len: usize) -> Self {
-        Self { cell, values: PhantomData }
+        Self {
+            cell,
+            values: PhantomData,
+        }
     }
 
     /// A copy of the value.
@@ -219,7 +236,10 @@ impl<T: Pod> RawValue<T> {
     }
 
     fn memory(&self) -> Memory<'_> {
-        Memory { cell: &self.cell, offset: 0 }
+        Memory {
+            cell: &self.cell,
+            offset: 0,
+        }
     }
 }
 

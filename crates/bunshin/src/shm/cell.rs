@@ -20,15 +20,22 @@ impl SharedCell {
     /// Makes zeroed bytes. The memory exists when this returns.
     pub(crate) fn create(len_bytes: usize) -> Result<Self> {
         let len = len_bytes.checked_add(CELL_DATA);
-        let len = len.ok_or_else(|| Error::new(ErrorKind::OutOfMemory, format!("share {len_bytes} bytes")))?;
-        Ok(Self { segment: Segment::create(Kind::Shared, len)? })
+        let len = len.ok_or_else(|| {
+            Error::new(ErrorKind::OutOfMemory, format!("share {len_bytes} bytes"))
+        })?;
+        Ok(Self {
+            segment: Segment::create(Kind::Shared, len)?,
+        })
     }
 
     /// Maps what came in a message: `len_bytes` of data at least.
     pub(crate) fn attach(fd: OwnedFd, len_bytes: usize) -> Result<Self> {
         let least = len_bytes.checked_add(CELL_DATA);
-        let least = least.ok_or_else(|| Error::new(ErrorKind::Corrupt, "shared data is too long"))?;
-        Ok(Self { segment: Segment::attach(fd, Kind::Shared, least)? })
+        let least =
+            least.ok_or_else(|| Error::new(ErrorKind::Corrupt, "shared data is too long"))?;
+        Ok(Self {
+            segment: Segment::attach(fd, Kind::Shared, least)?,
+        })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -41,12 +48,18 @@ impl SharedCell {
 
     /// Takes the lock, waiting until the deadline, or for ever.
     pub(crate) fn lock(&self, deadline: Option<Instant>) -> Result<Held<'_>, Refused> {
-        self.raw().lock(deadline).map(|taken| Held { cell: self, abandoned: taken == Taken::Abandoned })
+        self.raw().lock(deadline).map(|taken| Held {
+            cell: self,
+            abandoned: taken == Taken::Abandoned,
+        })
     }
 
     /// Takes the lock if it is free.
     pub(crate) fn try_lock(&self) -> Result<Held<'_>, Refused> {
-        self.raw().try_lock().map(|taken| Held { cell: self, abandoned: taken == Taken::Abandoned })
+        self.raw().try_lock().map(|taken| Held {
+            cell: self,
+            abandoned: taken == Taken::Abandoned,
+        })
     }
 
     /// Copies bytes in, without the lock; others may see some of them before the rest.
@@ -129,7 +142,10 @@ impl Held<'_> {
 
     #[inline]
     fn start(&self, len: usize) -> *mut u8 {
-        assert!(self.cell.raw().is_mine(), "a guard was used in a forked child; the lock is its parent's");
+        assert!(
+            self.cell.raw().is_mine(),
+            "a guard was used in a forked child; the lock is its parent's"
+        );
         self.cell.segment.span(CELL_DATA, len)
     }
 }

@@ -96,8 +96,14 @@ impl Descriptor {
     }
 
     pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        Self { index: word(0), times: word(4), len: u64::from(word(8)) | u64::from(word(12)) << 32 }
+        let word = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        Self {
+            index: word(0),
+            times: word(4),
+            len: u64::from(word(8)) | u64::from(word(12)) << 32,
+        }
     }
 }
 
@@ -123,7 +129,13 @@ impl Heap {
     /// Views the heap whose table lies at `table`; zeroed memory is an empty heap.
     pub(crate) fn new(segment: Arc<Segment>, table: usize, member: u32) -> Arc<Self> {
         segment.span(table, HEAP_TABLE);
-        Arc::new(Self { segment, table, member, held: AtomicUsize::new(0), maps: Mutex::default() })
+        Arc::new(Self {
+            segment,
+            table,
+            member,
+            held: AtomicUsize::new(0),
+            maps: Mutex::default(),
+        })
     }
 
     fn table(&self) -> &Table {
@@ -153,14 +165,19 @@ impl Heap {
     /// Takes a block of at least `len` bytes. `Ok(None)` if there is none to be had in
     /// this heap, which says nothing about the memory of the machine.
     pub(crate) fn alloc(self: &Arc<Self>, len: usize) -> Result<Option<Block>> {
-        let Some(bit) = self.bit() else { return Ok(None) };
+        let Some(bit) = self.bit() else {
+            return Ok(None);
+        };
         let want = capacity_for(len as u64);
         for index in 0..self.made() {
             let entry = self.entry(index);
             let capacity = entry.capacity.load(Ordering::Relaxed);
             if entry.state.load(Ordering::Relaxed) == 0
                 && (want..=want.saturating_mul(2)).contains(&capacity)
-                && entry.state.compare_exchange(0, bit, Ordering::Acquire, Ordering::Relaxed).is_ok()
+                && entry
+                    .state
+                    .compare_exchange(0, bit, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
             {
                 // Another member may have given the memory back before the swap.
                 if entry.capacity.load(Ordering::Relaxed) == capacity {
@@ -169,7 +186,9 @@ impl Heap {
                 self.let_go(index, bit);
             }
         }
-        self.make(want, bit)?.map(|index| self.block(index, len)).transpose()
+        self.make(want, bit)?
+            .map(|index| self.block(index, len))
+            .transpose()
     }
 
     /// Makes a new block. The lock may have been abandoned: `next` and `made` are each
@@ -177,7 +196,10 @@ impl Heap {
     fn make(&self, want: u64, bit: u64) -> Result<Option<usize>> {
         let table = self.table();
         table.lock.lock(None).map_err(|refused| {
-            Error::new(ErrorKind::Unsupported, format!("lock a shared heap: {refused:?}"))
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("lock a shared heap: {refused:?}"),
+            )
         })?;
         let made = self.make_locked(want, bit);
         table.lock.unlock();
@@ -190,7 +212,10 @@ impl Heap {
         let reusable = (0..self.made()).find(|index| {
             let entry = self.entry(*index);
             entry.capacity.load(Ordering::Relaxed) == 0
-                && entry.state.compare_exchange(0, MAKING, Ordering::Acquire, Ordering::Relaxed).is_ok()
+                && entry
+                    .state
+                    .compare_exchange(0, MAKING, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
         });
         let index = match reusable {
             Some(index) => index,
@@ -203,13 +228,19 @@ impl Heap {
             None => return Ok(None),
         };
         let entry = self.entry(index);
-        let offset = table.next.load(Ordering::Relaxed).max(self.segment.len().next_multiple_of(PAGE) as u64);
+        let offset = table
+            .next
+            .load(Ordering::Relaxed)
+            .max(self.segment.len().next_multiple_of(PAGE) as u64);
         table.next.store(offset + want, Ordering::Relaxed);
         entry.offset.store(offset, Ordering::Relaxed);
         entry.capacity.store(0, Ordering::Relaxed);
         if let Err(error) = memory::reserve(self.segment.as_fd(), offset, want) {
             entry.state.store(0, Ordering::Release);
-            return Err(Error::os(format!("make a block of {want} bytes of shared memory"), error));
+            return Err(Error::os(
+                format!("make a block of {want} bytes of shared memory"),
+                error,
+            ));
         }
         entry.capacity.store(want, Ordering::Relaxed);
         entry.state.store(bit, Ordering::Release);
@@ -220,7 +251,11 @@ impl Heap {
     fn trim(&self) {
         let free = |index: usize| {
             let entry = self.entry(index);
-            if entry.state.load(Ordering::Relaxed) == 0 { entry.capacity.load(Ordering::Relaxed) } else { 0 }
+            if entry.state.load(Ordering::Relaxed) == 0 {
+                entry.capacity.load(Ordering::Relaxed)
+            } else {
+                0
+            }
         };
         let mut total: u64 = (0..self.made()).map(free).sum();
         for index in 0..self.made() {
@@ -229,7 +264,11 @@ impl Heap {
             }
             let capacity = free(index);
             let state = &self.entry(index).state;
-            if capacity != 0 && state.compare_exchange(0, MAKING, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            if capacity != 0
+                && state
+                    .compare_exchange(0, MAKING, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+            {
                 total -= capacity;
                 self.give_back(index);
             }
@@ -240,20 +279,37 @@ impl Heap {
     fn give_back(&self, index: usize) {
         let entry = self.entry(index);
         let capacity = entry.capacity.swap(0, Ordering::Relaxed);
-        memory::release(self.segment.as_fd(), entry.offset.load(Ordering::Relaxed), capacity);
+        memory::release(
+            self.segment.as_fd(),
+            entry.offset.load(Ordering::Relaxed),
+            capacity,
+        );
         entry.state.store(0, Ordering::Release);
     }
 
     /// A block that this member has just become a holder of.
     fn block(self: &Arc<Self>, index: usize, len: usize) -> Result<Block> {
-        let map = self.map(index, len).inspect_err(|_| self.let_go(index, self.bit().unwrap_or(0)))?;
+        let map = self
+            .map(index, len)
+            .inspect_err(|_| self.let_go(index, self.bit().unwrap_or(0)))?;
         self.held.fetch_add(1, Ordering::Relaxed);
-        Ok(Block { home: Home::Heap { heap: Arc::clone(self), index }, map, len, generation: thread::generation() })
+        Ok(Block {
+            home: Home::Heap {
+                heap: Arc::clone(self),
+                index,
+            },
+            map,
+            len,
+            generation: thread::generation(),
+        })
     }
 
     fn map(&self, index: usize, len: usize) -> Result<Arc<Mapping>> {
         let entry = self.entry(index);
-        let (offset, capacity) = (entry.offset.load(Ordering::Relaxed), entry.capacity.load(Ordering::Relaxed));
+        let (offset, capacity) = (
+            entry.offset.load(Ordering::Relaxed),
+            entry.capacity.load(Ordering::Relaxed),
+        );
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Some(mapped)) = maps.get(index) {
             if mapped.offset == offset && mapped.capacity == capacity && len as u64 <= capacity {
@@ -261,21 +317,36 @@ impl Heap {
             }
         }
         let end = offset.checked_add(capacity);
-        let size = memory::len(self.segment.as_fd()).map_err(|error| Error::os("look at a shared heap", error))?;
-        if len as u64 > capacity || offset < self.segment.len() as u64 || end.is_none_or(|end| end > size) {
+        let size = memory::len(self.segment.as_fd())
+            .map_err(|error| Error::os("look at a shared heap", error))?;
+        if len as u64 > capacity
+            || offset < self.segment.len() as u64
+            || end.is_none_or(|end| end > size)
+        {
             return Err(Error::new(
                 ErrorKind::Corrupt,
-                format!("a message names block {index} of {len} bytes, which is not a block of this heap"),
+                format!(
+                    "a message names block {index} of {len} bytes, which is not a block of this heap"
+                ),
             ));
         }
-        let length = usize::try_from(capacity).map_err(|_| Error::new(ErrorKind::OutOfMemory, "map a block"))?;
-        let map = Mapping::new(self.segment.as_fd(), offset, length)
-            .map_err(|error| Error::os(format!("map a block of {capacity} bytes of shared memory"), error))?;
+        let length = usize::try_from(capacity)
+            .map_err(|_| Error::new(ErrorKind::OutOfMemory, "map a block"))?;
+        let map = Mapping::new(self.segment.as_fd(), offset, length).map_err(|error| {
+            Error::os(
+                format!("map a block of {capacity} bytes of shared memory"),
+                error,
+            )
+        })?;
         let map = Arc::new(map);
         if maps.len() <= index {
             maps.resize(index + 1, None);
         }
-        maps[index] = Some(Mapped { offset, capacity, map: Arc::clone(&map) });
+        maps[index] = Some(Mapped {
+            offset,
+            capacity,
+            map: Arc::clone(&map),
+        });
         Ok(map)
     }
 
@@ -283,7 +354,10 @@ impl Heap {
     fn let_go(&self, index: usize, bits: u64) {
         let entry = self.entry(index);
         if entry.capacity.load(Ordering::Relaxed) > KEEP_BLOCK
-            && entry.state.compare_exchange(bits, MAKING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            && entry
+                .state
+                .compare_exchange(bits, MAKING, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
         {
             self.give_back(index);
             return;
@@ -294,7 +368,10 @@ impl Heap {
     /// Receives a block that a message names.
     pub(crate) fn claim(self: &Arc<Self>, descriptor: Descriptor) -> Result<Block> {
         let corrupt = |why: &str| {
-            Error::new(ErrorKind::Corrupt, format!("a message names block {}, {why}", descriptor.index))
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("a message names block {}, {why}", descriptor.index),
+            )
         };
         let index = descriptor.index as usize;
         if index >= self.made() {
@@ -302,7 +379,10 @@ impl Heap {
         }
         let len = usize::try_from(descriptor.len).map_err(|_| corrupt("which is too long"))?;
         let Some(bit) = self.bit() else {
-            return Err(Error::new(ErrorKind::Unsupported, "this process is one too many to hold shared blocks"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "this process is one too many to hold shared blocks",
+            ));
         };
         let Entry { state, times, .. } = self.entry(index);
         let mut seen = state.load(Ordering::Acquire);
@@ -310,7 +390,12 @@ impl Heap {
             if seen & ON_ITS_WAY == 0 || times.load(Ordering::Relaxed) != descriptor.times {
                 return Err(corrupt("which nobody has sent"));
             }
-            match state.compare_exchange_weak(seen, seen & !ON_ITS_WAY | bit, Ordering::Acquire, Ordering::Relaxed) {
+            match state.compare_exchange_weak(
+                seen,
+                seen & !ON_ITS_WAY | bit,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return self.block(index, len),
                 Err(now) => seen = now,
             }
@@ -325,7 +410,9 @@ impl Heap {
             return;
         }
         let Entry { state, times, .. } = self.entry(index);
-        if state.load(Ordering::Acquire) & ON_ITS_WAY != 0 && times.load(Ordering::Relaxed) == descriptor.times {
+        if state.load(Ordering::Acquire) & ON_ITS_WAY != 0
+            && times.load(Ordering::Relaxed) == descriptor.times
+        {
             self.let_go(index, ON_ITS_WAY);
         }
     }
@@ -368,7 +455,10 @@ pub(crate) struct Block {
 
 #[derive(Debug)]
 enum Home {
-    Heap { heap: Arc<Heap>, index: usize },
+    Heap {
+        heap: Arc<Heap>,
+        index: usize,
+    },
     /// Memory that came with a handle, for this holder alone.
     Alone,
     /// Memory that came with a handle, which others read too.
@@ -380,21 +470,40 @@ impl Block {
     pub(crate) fn alone(len: usize) -> Result<(Self, std::os::fd::OwnedFd)> {
         let what = || format!("make {len} bytes of shared memory");
         let fd = memory::create(len.max(1) as u64).map_err(|error| Error::os(what(), error))?;
-        let map = Mapping::new(fd.as_fd(), 0, len.max(1)).map_err(|error| Error::os(what(), error))?;
-        Ok((Self { home: Home::Alone, map: Arc::new(map), len, generation: thread::generation() }, fd))
+        let map =
+            Mapping::new(fd.as_fd(), 0, len.max(1)).map_err(|error| Error::os(what(), error))?;
+        Ok((
+            Self {
+                home: Home::Alone,
+                map: Arc::new(map),
+                len,
+                generation: thread::generation(),
+            },
+            fd,
+        ))
     }
 
     /// Maps memory that came with a handle.
     ///
     /// `common` says that the same handle went to several readers.
     pub(crate) fn attach(fd: &std::os::fd::OwnedFd, len: usize, common: bool) -> Result<Self> {
-        let size = memory::sealed_len(fd.as_fd()).map_err(|error| Error::os("attach to a large payload", error))?;
+        let size = memory::sealed_len(fd.as_fd())
+            .map_err(|error| Error::os("attach to a large payload", error))?;
         if len as u64 > size {
-            return Err(Error::new(ErrorKind::Corrupt, format!("a payload of {len} bytes came in {size} bytes of memory")));
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("a payload of {len} bytes came in {size} bytes of memory"),
+            ));
         }
-        let map = Mapping::new(fd.as_fd(), 0, len.max(1)).map_err(|error| Error::os("map a large payload", error))?;
+        let map = Mapping::new(fd.as_fd(), 0, len.max(1))
+            .map_err(|error| Error::os("map a large payload", error))?;
         let home = if common { Home::Common } else { Home::Alone };
-        Ok(Self { home, map: Arc::new(map), len, generation: thread::generation() })
+        Ok(Self {
+            home,
+            map: Arc::new(map),
+            len,
+            generation: thread::generation(),
+        })
     }
 
     /// The bytes.
@@ -423,7 +532,9 @@ impl Block {
             Home::Alone => true,
             Home::Common => false,
             Home::Heap { .. } if self.generation != thread::generation() => false,
-            Home::Heap { heap, index } => Some(heap.entry(*index).state.load(Ordering::Acquire)) == heap.bit(),
+            Home::Heap { heap, index } => {
+                Some(heap.entry(*index).state.load(Ordering::Acquire)) == heap.bit()
+            }
         }
     }
 
@@ -440,7 +551,9 @@ impl Block {
     /// Names the block in a message to another member of `heap`, if it is one of its
     /// blocks and not on its way already. This process keeps holding it until it lets go.
     pub(crate) fn send_by(&self, heap: &Arc<Heap>) -> Option<Descriptor> {
-        let Home::Heap { heap: home, index } = &self.home else { return None };
+        let Home::Heap { heap: home, index } = &self.home else {
+            return None;
+        };
         if !Arc::ptr_eq(home, heap) {
             return None;
         }
@@ -450,7 +563,12 @@ impl Block {
             if seen & ON_ITS_WAY != 0 {
                 return None;
             }
-            match entry.state.compare_exchange_weak(seen, seen | ON_ITS_WAY, Ordering::Release, Ordering::Relaxed) {
+            match entry.state.compare_exchange_weak(
+                seen,
+                seen | ON_ITS_WAY,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => break,
                 Err(now) => seen = now,
             }
@@ -458,7 +576,11 @@ impl Block {
         entry.sender.store(home.member, Ordering::Relaxed);
         let times = entry.times.load(Ordering::Relaxed).wrapping_add(1);
         entry.times.store(times, Ordering::Release);
-        Some(Descriptor { index: *index as u32, times, len: self.len as u64 })
+        Some(Descriptor {
+            index: *index as u32,
+            times,
+            len: self.len as u64,
+        })
     }
 }
 

@@ -45,4 +45,4 @@ pub(crate) const CELL_LOCK: usize = 64;
 pub(crate) const CELL_DATA: usize = 128;
 
 const _: () = assert!(RING.is_power_of_two());
-const _: () = assert!(PIPE_HEAP.is_multiple_of(64));
+const _: () = assert!(PIPE_HEAP % 64 == 0);

@@ -27,7 +27,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::segment::Shared;
-use crate::sys::thread::{self, NEXT_IN_NODE, Node, OWNER, OWNER_DIED, Pending, WAITERS, WORD_FROM_NEXT};
+use crate::sys::thread::{
+    self, NEXT_IN_NODE, Node, OWNER, OWNER_DIED, Pending, WAITERS, WORD_FROM_NEXT,
+};
 
 /// Tries before a thread goes to sleep on a lock that another processor holds.
 const SPINS: u32 = 100;
@@ -78,7 +80,10 @@ impl RawLock {
     pub(crate) fn try_lock(&self) -> Result<Taken, Refused> {
         let tid = thread::tid();
         let pending = Pending::begin(&self.node).map_err(Refused::Unsupported)?;
-        let taken = match self.word.compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed) {
+        let taken = match self
+            .word
+            .compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed)
+        {
             Ok(_) => Some(Taken::Clean),
             Err(seen) => self.take_unowned(seen, tid, 0),
         };
@@ -86,7 +91,13 @@ impl RawLock {
             pending.link(&self.node);
         }
         pending.end();
-        taken.ok_or_else(|| if self.word.load(Ordering::Relaxed) & OWNER == tid { Refused::Own } else { Refused::Held })
+        taken.ok_or_else(|| {
+            if self.word.load(Ordering::Relaxed) & OWNER == tid {
+                Refused::Own
+            } else {
+                Refused::Held
+            }
+        })
     }
 
     /// Takes the lock if the value seen has no owner; `keep` is added to the word.
@@ -95,8 +106,14 @@ impl RawLock {
             return None;
         }
         let new = tid | (seen & WAITERS) | keep;
-        self.word.compare_exchange(seen, new, Ordering::Acquire, Ordering::Relaxed).ok()?;
-        Some(if seen & OWNER_DIED != 0 { Taken::Abandoned } else { Taken::Clean })
+        self.word
+            .compare_exchange(seen, new, Ordering::Acquire, Ordering::Relaxed)
+            .ok()?;
+        Some(if seen & OWNER_DIED != 0 {
+            Taken::Abandoned
+        } else {
+            Taken::Clean
+        })
     }
 
     /// Waits for the lock, for ever without a deadline.
@@ -135,7 +152,10 @@ impl RawLock {
             }
             let waiting = seen | WAITERS;
             if seen != waiting
-                && self.word.compare_exchange(seen, waiting, Ordering::Relaxed, Ordering::Relaxed).is_err()
+                && self
+                    .word
+                    .compare_exchange(seen, waiting, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
             {
                 continue;
             }
@@ -165,7 +185,9 @@ impl RawLock {
         if !self.is_mine() {
             return;
         }
-        let Ok(pending) = Pending::begin(&self.node) else { return };
+        let Ok(pending) = Pending::begin(&self.node) else {
+            return;
+        };
         pending.unlink(&self.node);
         if self.word.swap(to, Ordering::Release) & WAITERS != 0 {
             thread::futex_wake(&self.word, 1);

@@ -105,7 +105,9 @@ impl Ring {
     pub(crate) fn room(&self, head: &mut u64, need: usize) -> (u64, usize) {
         let header = self.header();
         let tail = header.tail.load(Ordering::Relaxed);
-        let free = |head: u64| RING.saturating_sub(usize::try_from(tail.wrapping_sub(head)).unwrap_or(usize::MAX));
+        let free = |head: u64| {
+            RING.saturating_sub(usize::try_from(tail.wrapping_sub(head)).unwrap_or(usize::MAX))
+        };
         // What was seen may be older than a whole round if another process has sent meanwhile.
         if free(*head) < need {
             *head = header.head.load(Ordering::Acquire);
@@ -198,14 +200,18 @@ impl Ring {
 
     /// Asks to be rung; to be followed by another look at the positions.
     pub(crate) fn arm(&self, end: End) {
-        let _ = self.bell(end).compare_exchange(QUIET, ARMED, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self
+            .bell(end)
+            .compare_exchange(QUIET, ARMED, Ordering::Relaxed, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
     /// Takes the request back. If the bell has been rung meanwhile, it stays so until
     /// the byte is read.
     pub(crate) fn disarm(&self, end: End) {
-        let _ = self.bell(end).compare_exchange(ARMED, QUIET, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self
+            .bell(end)
+            .compare_exchange(ARMED, QUIET, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Whether a byte is in the socket, or on its way.
@@ -283,5 +289,7 @@ impl Ring {
 #[inline]
 fn ring(bell: &AtomicU32) -> bool {
     bell.load(Ordering::Relaxed) == ARMED
-        && bell.compare_exchange(ARMED, RUNG, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        && bell
+            .compare_exchange(ARMED, RUNG, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
 }

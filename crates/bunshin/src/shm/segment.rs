@@ -40,27 +40,40 @@ impl Segment {
         let map = Mapping::new(fd.as_fd(), 0, len).map_err(|error| Error::os(what(), error))?;
         let segment = Self { fd, map };
         segment.at::<AtomicU32>(8).store(VERSION, Ordering::Relaxed);
-        segment.at::<AtomicU32>(12).store(kind as u32, Ordering::Relaxed);
-        segment.at::<AtomicU64>(16).store(len as u64, Ordering::Relaxed);
+        segment
+            .at::<AtomicU32>(12)
+            .store(kind as u32, Ordering::Relaxed);
+        segment
+            .at::<AtomicU64>(16)
+            .store(len as u64, Ordering::Relaxed);
         segment.at::<AtomicU64>(0).store(MAGIC, Ordering::Release);
         Ok(Arc::new(segment))
     }
 
     /// Maps a segment that came from another process, after checking that it is one.
     pub(crate) fn attach(fd: OwnedFd, kind: Kind, least: usize) -> Result<Arc<Self>> {
-        let bad = |why: &str| Error::new(ErrorKind::Corrupt, format!("attach to a shared memory segment: {why}"));
-        let len = memory::sealed_len(fd.as_fd()).map_err(|error| Error::os("attach to a shared memory segment", error))?;
+        let bad = |why: &str| {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("attach to a shared memory segment: {why}"),
+            )
+        };
+        let len = memory::sealed_len(fd.as_fd())
+            .map_err(|error| Error::os("attach to a shared memory segment", error))?;
         if len < HEADER as u64 {
             return Err(bad("it is too small"));
         }
-        let head = Mapping::new(fd.as_fd(), 0, HEADER).map_err(|error| Error::os("map a segment's header", error))?;
+        let head = Mapping::new(fd.as_fd(), 0, HEADER)
+            .map_err(|error| Error::os("map a segment's header", error))?;
         let head = View(&head);
         if head.at::<AtomicU64>(0).load(Ordering::Acquire) != MAGIC {
             return Err(bad("it does not start as one"));
         }
         let version = head.at::<AtomicU32>(8).load(Ordering::Relaxed);
         if version != VERSION {
-            return Err(bad(&format!("its layout has version {version}, and this program knows {VERSION}")));
+            return Err(bad(&format!(
+                "its layout has version {version}, and this program knows {VERSION}"
+            )));
         }
         if head.at::<AtomicU32>(12).load(Ordering::Relaxed) != kind as u32 {
             return Err(bad("it holds something else"));
@@ -70,7 +83,8 @@ impl Segment {
             return Err(bad("its length is wrong"));
         }
         let fixed = usize::try_from(fixed).map_err(|_| bad("its length is wrong"))?;
-        let map = Mapping::new(fd.as_fd(), 0, fixed).map_err(|error| Error::os("map a segment", error))?;
+        let map = Mapping::new(fd.as_fd(), 0, fixed)
+            .map_err(|error| Error::os("map a segment", error))?;
         Ok(Arc::new(Self { fd, map }))
     }
 
@@ -113,7 +127,10 @@ impl Segment {
     /// If they do not lie in the segment.
     #[inline]
     pub(crate) fn span(&self, offset: usize, len: usize) -> *mut u8 {
-        assert!(offset <= self.map.len() && len <= self.map.len() - offset, "outside of the segment");
+        assert!(
+            offset <= self.map.len() && len <= self.map.len() - offset,
+            "outside of the segment"
+        );
         // SAFETY: the result lies in the mapping, or one past its end.
         unsafe { self.map.start().as_ptr().add(offset) }
     }
@@ -136,7 +153,10 @@ pub(crate) struct View<'a>(pub(crate) &'a Mapping);
 impl<'a> View<'a> {
     #[inline]
     pub(crate) fn at<T: Shared>(&self, offset: usize) -> &'a T {
-        assert!(offset <= self.0.len() && size_of::<T>() <= self.0.len() - offset, "outside of the segment");
+        assert!(
+            offset <= self.0.len() && size_of::<T>() <= self.0.len() - offset,
+            "outside of the segment"
+        );
         // SAFETY: the assertion above.
         let address = unsafe { self.0.start().as_ptr().add(offset) }.cast::<T>();
         assert!(address.is_aligned(), "misaligned in the segment");

@@ -158,15 +158,23 @@ impl Table {
     pub(crate) fn create(workers: usize) -> Result<Self> {
         let len = WORKERS_AT + workers * (size_of::<WorkerLine>() + SLOTS * 4);
         let segment = Segment::create(Kind::Pool, len)?;
-        segment.at::<Head>(HEADER).workers.store(workers as u32, Ordering::Relaxed);
+        segment
+            .at::<Head>(HEADER)
+            .workers
+            .store(workers as u32, Ordering::Relaxed);
         Ok(Self { segment, workers })
     }
 
     pub(crate) fn attach(fd: std::os::fd::OwnedFd) -> Result<Self> {
         let segment = Segment::attach(fd, Kind::Pool, WORKERS_AT)?;
         let workers = segment.at::<Head>(HEADER).workers.load(Ordering::Relaxed) as usize;
-        if workers > WORKERS || segment.len() < WORKERS_AT + workers * (size_of::<WorkerLine>() + SLOTS * 4) {
-            return Err(Error::new(ErrorKind::Corrupt, "a pool's table is smaller than it says"));
+        if workers > WORKERS
+            || segment.len() < WORKERS_AT + workers * (size_of::<WorkerLine>() + SLOTS * 4)
+        {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "a pool's table is smaller than it says",
+            ));
         }
         Ok(Self { segment, workers })
     }
@@ -193,13 +201,15 @@ impl Table {
 
     fn line(&self, worker: usize) -> &WorkerLine {
         assert!(worker < self.workers, "no such worker");
-        self.segment.at(WORKERS_AT + worker * size_of::<WorkerLine>())
+        self.segment
+            .at(WORKERS_AT + worker * size_of::<WorkerLine>())
     }
 
     fn list(&self, worker: usize, position: u64) -> &AtomicU32 {
         assert!(worker < self.workers, "no such worker");
         let lists = WORKERS_AT + self.workers * size_of::<WorkerLine>();
-        self.segment.at(lists + (worker * SLOTS + position as usize % SLOTS) * 4)
+        self.segment
+            .at(lists + (worker * SLOTS + position as usize % SLOTS) * 4)
     }
 
     // -- bodies, by whoever has the slot
@@ -254,8 +264,11 @@ impl Table {
         while tail - head.head.load(Ordering::Acquire) >= SLOTS as u64 {
             self.help(head.head.load(Ordering::Acquire));
         }
-        self.slot(slot).state.store(word(READY, 0, ticket), Ordering::Release);
-        self.queue(tail).store(u64::from(ticket) << 32 | u64::from(slot), Ordering::Release);
+        self.slot(slot)
+            .state
+            .store(word(READY, 0, ticket), Ordering::Release);
+        self.queue(tail)
+            .store(u64::from(ticket) << 32 | u64::from(slot), Ordering::Release);
         head.tail.store(tail + 1, Ordering::Release);
     }
 
@@ -263,8 +276,15 @@ impl Table {
     fn help(&self, position: u64) {
         let entry = self.queue(position).load(Ordering::Acquire);
         let (slot, ticket) = (entry as u32, (entry >> 32) as u32);
-        if slot as usize >= SLOTS || self.slot(slot).state.load(Ordering::Acquire) != word(READY, 0, ticket) {
-            let _ = self.head().head.compare_exchange(position, position + 1, Ordering::AcqRel, Ordering::Relaxed);
+        if slot as usize >= SLOTS
+            || self.slot(slot).state.load(Ordering::Acquire) != word(READY, 0, ticket)
+        {
+            let _ = self.head().head.compare_exchange(
+                position,
+                position + 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
         }
     }
 
@@ -280,13 +300,18 @@ impl Table {
         fence(Ordering::SeqCst);
         let bell = |worker: usize| &self.line(worker).bell;
         // Those who look for a task right now need no waking.
-        let searching = (0..self.workers).filter(|w| bell(*w).load(Ordering::Relaxed) == SEARCHING).count();
+        let searching = (0..self.workers)
+            .filter(|w| bell(*w).load(Ordering::Relaxed) == SEARCHING)
+            .count();
         let mut need = tasks.saturating_sub(searching);
         for worker in 0..self.workers {
             if need == 0 {
                 break;
             }
-            if bell(worker).compare_exchange(ARMED, RUNG, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            if bell(worker)
+                .compare_exchange(ARMED, RUNG, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
                 wake.push(worker);
                 need -= 1;
             }
@@ -342,12 +367,6 @@ impl Table {
                 }
             })
             .collect()
-    }
-
-    /// Takes a task back that nobody has claimed. False if somebody has.
-    pub(crate) fn withdraw(&self, slot: u32, ticket: u32) -> bool {
-        let state = &self.slot(slot).state;
-        state.compare_exchange(word(READY, 0, ticket), FREE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Arms the parent's bell; to be followed by another look.
@@ -408,10 +427,20 @@ impl Table {
                 && self
                     .slot(slot)
                     .state
-                    .compare_exchange(word(READY, 0, ticket), word(CLAIMED, worker, ticket), Ordering::AcqRel, Ordering::Relaxed)
+                    .compare_exchange(
+                        word(READY, 0, ticket),
+                        word(CLAIMED, worker, ticket),
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                    )
                     .is_ok();
             // Whoever claimed it: the head goes on.
-            let _ = head.head.compare_exchange(position, position + 1, Ordering::AcqRel, Ordering::Relaxed);
+            let _ = head.head.compare_exchange(
+                position,
+                position + 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
             if claimed {
                 return Some(Claim { slot, ticket });
             }
@@ -419,24 +448,34 @@ impl Table {
     }
 
     pub(crate) fn begin(&self, worker: usize, claim: Claim) {
-        self.slot(claim.slot).state.store(word(RUNNING, worker, claim.ticket), Ordering::Release);
+        self.slot(claim.slot)
+            .state
+            .store(word(RUNNING, worker, claim.ticket), Ordering::Release);
     }
 
     /// Makes a result the parent's. True if the parent is to be rung; `took_long` says that
     /// it should not be kept waiting for more results.
     pub(crate) fn finish(&self, worker: usize, claim: Claim, took_long: bool) -> bool {
-        self.slot(claim.slot).state.store(word(DONE, worker, claim.ticket), Ordering::Release);
+        self.slot(claim.slot)
+            .state
+            .store(word(DONE, worker, claim.ticket), Ordering::Release);
         let line = self.line(worker);
         let finished = line.finished.load(Ordering::Relaxed);
-        self.list(worker, finished).store(claim.slot, Ordering::Relaxed);
+        self.list(worker, finished)
+            .store(claim.slot, Ordering::Relaxed);
         line.finished.store(finished + 1, Ordering::Release);
         fence(Ordering::SeqCst);
         let head = self.head();
         if head.parent_bell.load(Ordering::Relaxed) != ARMED {
             return false;
         }
-        let is_time = took_long || self.waiting() <= head.low_water.load(Ordering::Relaxed) as usize;
-        is_time && head.parent_bell.compare_exchange(ARMED, RUNG, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let is_time =
+            took_long || self.waiting() <= head.low_water.load(Ordering::Relaxed) as usize;
+        is_time
+            && head
+                .parent_bell
+                .compare_exchange(ARMED, RUNG, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     pub(crate) fn set_searching(&self, worker: usize) {

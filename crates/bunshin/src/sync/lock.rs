@@ -61,7 +61,9 @@ impl<G: Recover> LockError<G> {
 impl<G> fmt::Display for LockError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Abandoned(_) => f.write_str("the lock's holder died with it; what it protects may be half changed"),
+            Self::Abandoned(_) => {
+                f.write_str("the lock's holder died with it; what it protects may be half changed")
+            }
             Self::Unavailable => f.write_str("the lock is held by another thread or process"),
             Self::Failed(error) => write!(f, "cannot lock: {error}"),
         }
@@ -74,7 +76,20 @@ impl<G> fmt::Debug for LockError<G> {
     }
 }
 
-impl<G> std::error::Error for LockError<G> {}
+// A guard borrows its lock, so that this cannot be an `Error` that outlives it; `?` turns
+// it into one, without the guard.
+
+impl<G> From<LockError<G>> for Box<dyn std::error::Error> {
+    fn from(error: LockError<G>) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl<G> From<LockError<G>> for Box<dyn std::error::Error + Send + Sync> {
+    fn from(error: LockError<G>) -> Self {
+        Error::from(error).into()
+    }
+}
 
 impl<G> From<LockError<G>> for Error {
     fn from(error: LockError<G>) -> Self {
@@ -148,7 +163,9 @@ impl Lock {
     /// # Errors
     /// `OutOfMemory`, or `Os` where the process has too many files open.
     pub fn new() -> Result<Self> {
-        Ok(Self { cell: SharedCell::create(0)? })
+        Ok(Self {
+            cell: SharedCell::create(0)?,
+        })
     }
 
     /// Takes the lock, waiting until it is free.
@@ -174,7 +191,10 @@ impl Lock {
     /// # Errors
     /// [`LockError::Unavailable`] if it was not free in that time; otherwise as
     /// [`lock`](Self::lock).
-    pub fn lock_timeout(&self, timeout: Duration) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
+    pub fn lock_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         acquire(&self.cell, Patience::within(timeout), LockGuard)
     }
 }
@@ -188,10 +208,13 @@ impl fmt::Debug for Lock {
 impl Serialize for Lock {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let depart = || {
-            let fd = socket::duplicate(self.cell.fd()).map_err(|error| Error::os("send a lock", error))?;
+            let fd = socket::duplicate(self.cell.fd())
+                .map_err(|error| Error::os("send a lock", error))?;
             Outgoing::attach(fd)
         };
-        depart().map_err(|error| S::Error::custom(Outgoing::fail(error)))?.serialize(serializer)
+        depart()
+            .map_err(|error| S::Error::custom(Outgoing::fail(error)))?
+            .serialize(serializer)
     }
 }
 
@@ -199,7 +222,9 @@ impl<'de> Deserialize<'de> for Lock {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let index = u32::deserialize(deserializer)?;
         let cell = Incoming::detach(index).and_then(|fd| SharedCell::attach(fd, 0));
-        Ok(Self { cell: cell.map_err(D::Error::custom)? })
+        Ok(Self {
+            cell: cell.map_err(D::Error::custom)?,
+        })
     }
 }
 

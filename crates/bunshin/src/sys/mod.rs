@@ -20,4 +20,6 @@ mod linux;
 pub(crate) use linux::*;
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("bunshin runs on Linux only so far; docs/platforms.md says what a port has to supply");
+compile_error!(
+    "bunshin runs on Linux only so far; docs/platforms.md says what a port has to supply"
+);

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Patience;
 use crate::error::{Error, ErrorKind, Result};
@@ -83,7 +83,11 @@ pub(crate) enum Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        if error.is_disconnected() { Self::Disconnected } else { Self::Other(error) }
+        if error.is_disconnected() {
+            Self::Disconnected
+        } else {
+            Self::Other(error)
+        }
     }
 }
 
@@ -102,11 +106,27 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    pub(crate) fn new(ring: Ring, heap: Arc<Heap>, socket: OwnedFd, end: End, pair: Option<Arc<Pair>>) -> Self {
+    pub(crate) fn new(
+        ring: Ring,
+        heap: Arc<Heap>,
+        socket: OwnedFd,
+        end: End,
+        pair: Option<Arc<Pair>>,
+    ) -> Self {
         thread::watch_forks();
-        OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(socket.as_raw_fd());
+        OPEN.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(socket.as_raw_fd());
         let generation = AtomicU32::new(thread::generation());
-        Self { ring, heap, socket, end, pair, generation, lost: AtomicBool::new(false) }
+        Self {
+            ring,
+            heap,
+            socket,
+            end,
+            pair,
+            generation,
+            lost: AtomicBool::new(false),
+        }
     }
 
     /// The other side of the ring.
@@ -153,7 +173,9 @@ impl Side {
                 ErrorKind::Busy,
                 "this thread is already using this end of the pipe",
             ))),
-            Err(Refused::Unsupported(error)) => Err(Failure::Other(Error::os("lock an end of a pipe", error))),
+            Err(Refused::Unsupported(error)) => {
+                Err(Failure::Other(Error::os("lock an end of a pipe", error)))
+            }
         }
     }
 
@@ -161,7 +183,8 @@ impl Side {
     /// would hide that the real one is gone.
     #[cold]
     fn adopt(&self) -> Result<(), Failure> {
-        let is_abandoned = self.generation.load(Ordering::Relaxed) < ABANDONED_BEFORE.load(Ordering::Relaxed);
+        let is_abandoned =
+            self.generation.load(Ordering::Relaxed) < ABANDONED_BEFORE.load(Ordering::Relaxed);
         if is_abandoned || self.lost.load(Ordering::Relaxed) {
             return Err(Failure::Other(Error::new(
                 ErrorKind::Closed,
@@ -181,7 +204,8 @@ impl Side {
             }
         }
         self.ring.open(self.end);
-        self.generation.store(thread::generation(), Ordering::Relaxed);
+        self.generation
+            .store(thread::generation(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -247,7 +271,9 @@ impl Drop for Side {
                 own.store(-1, Ordering::Relaxed);
             }
         }
-        OPEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.socket.as_raw_fd());
+        OPEN.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.socket.as_raw_fd());
         let is_ours = self.generation.load(Ordering::Relaxed) == thread::generation();
         if is_ours && !thread::is_left_to_child() && self.ring.close(self.end) {
             let _ = self.ring_peer();

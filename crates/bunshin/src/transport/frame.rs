@@ -41,7 +41,9 @@ impl Header {
     #[inline]
     fn check(&self) -> u16 {
         let mixed = (u64::from(self.len) << 32 | u64::from(self.tag))
-            ^ (u64::from(self.handles) << 40 | u64::from(self.blocks) << 20 | u64::from(self.flags));
+            ^ (u64::from(self.handles) << 40
+                | u64::from(self.blocks) << 20
+                | u64::from(self.flags));
         (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16
     }
 
@@ -61,8 +63,16 @@ impl Header {
     #[inline]
     pub(crate) fn from_bytes(bytes: &[u8; HEADER], left: usize) -> Result<Self> {
         let short = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-        let long = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        let header = Self { len: long(0), tag: long(4), handles: short(8), blocks: short(10), flags: short(12) };
+        let long = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let header = Self {
+            len: long(0),
+            tag: long(4),
+            handles: short(8),
+            blocks: short(10),
+            flags: short(12),
+        };
         if short(14) != header.check() {
             return Err(corrupt("its check does not match"));
         }
@@ -70,7 +80,8 @@ impl Header {
         if len > BODY_MAX || len > left {
             return Err(corrupt("it is longer than what was sent"));
         }
-        if header.blocks as usize * Descriptor::SIZE > len || header.handles as usize > HANDLES_MAX {
+        if header.blocks as usize * Descriptor::SIZE > len || header.handles as usize > HANDLES_MAX
+        {
             return Err(corrupt("it names more than it holds"));
         }
         Ok(header)
@@ -93,12 +104,21 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        Header { len: 40, tag: 7, handles: 2, blocks: 1, flags: BODY_IN_BLOCK }
+        Header {
+            len: 40,
+            tag: 7,
+            handles: 2,
+            blocks: 1,
+            flags: BODY_IN_BLOCK,
+        }
     }
 
     #[test]
     fn a_header_survives_the_trip() {
-        assert_eq!(Header::from_bytes(&header().to_bytes(), 40).unwrap(), header());
+        assert_eq!(
+            Header::from_bytes(&header().to_bytes(), 40).unwrap(),
+            header()
+        );
     }
 
     #[test]
@@ -119,7 +139,11 @@ mod tests {
 
     #[test]
     fn more_blocks_than_fit_the_body_are_refused() {
-        let header = Header { len: 15, blocks: 1, ..header() };
+        let header = Header {
+            len: 15,
+            blocks: 1,
+            ..header()
+        };
         assert!(Header::from_bytes(&header.to_bytes(), 1 << 20).is_err());
     }
 }

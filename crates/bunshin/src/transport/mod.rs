@@ -22,7 +22,9 @@ pub(crate) enum Patience {
 impl Patience {
     /// Relative to now; a time too far to be told is for ever.
     pub(crate) fn within(timeout: Duration) -> Self {
-        Instant::now().checked_add(timeout).map_or(Self::Forever, Self::Until)
+        Instant::now()
+            .checked_add(timeout)
+            .map_or(Self::Forever, Self::Until)
     }
 
     /// The deadline to give to the system.

@@ -11,6 +11,7 @@ use super::frame::{self, Header};
 use crate::codec::attachments::{Beside, Incoming};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::{Block, Descriptor};
+use crate::shm::layout::RING;
 use crate::shm::ring::End;
 use crate::sys::socket::{self, Interest};
 
@@ -91,8 +92,18 @@ impl Drop for Message {
 
 impl Receiver {
     pub(crate) fn new(side: Side, handles: VecDeque<OwnedFd>) -> Self {
-        let state = State { tail: 0, spin: SPIN_START, handles, is_over: false, broken: None };
-        Self { side, state: Mutex::new(state), polled: OnceLock::new() }
+        let state = State {
+            tail: 0,
+            spin: SPIN_START,
+            handles,
+            is_over: false,
+            broken: None,
+        };
+        Self {
+            side,
+            state: Mutex::new(state),
+            polled: OnceLock::new(),
+        }
     }
 
     /// Takes the next message.
@@ -114,7 +125,11 @@ impl Receiver {
     pub(crate) fn poll(&self, patience: Patience) -> Result<bool, Failure> {
         let found = self.side.exclusively(patience, |_| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.side.ring.has_data() { Ok(()) } else { self.wait_for_data(&mut state, patience) }
+            if self.side.ring.has_data() {
+                Ok(())
+            } else {
+                self.wait_for_data(&mut state, patience)
+            }
         });
         match found {
             Ok(()) => Ok(true),
@@ -130,8 +145,11 @@ impl Receiver {
             return Err(Failure::Other(Error::new(ErrorKind::Corrupt, why.clone())));
         }
         let (head, filled) = ring.filled(&mut state.tail);
-        let header = if filled > crate::shm::layout::RING || filled < frame::HEADER {
-            Err(Error::new(ErrorKind::Corrupt, "a pipe's positions make no sense"))
+        let header = if !(frame::HEADER..=RING).contains(&filled) {
+            Err(Error::new(
+                ErrorKind::Corrupt,
+                "a pipe's positions make no sense",
+            ))
         } else {
             let mut bytes = [0; frame::HEADER];
             ring.take(head, &mut bytes);
@@ -179,27 +197,49 @@ impl Receiver {
         Ok(Self::message(header, body, blocks, handles)?)
     }
 
-    fn message(header: Header, body: Vec<u8>, mut blocks: Vec<Block>, handles: Vec<OwnedFd>) -> Result<Message> {
+    fn message(
+        header: Header,
+        body: Vec<u8>,
+        mut blocks: Vec<Block>,
+        handles: Vec<OwnedFd>,
+    ) -> Result<Message> {
         let body = match header.flags {
             0 => Body::Copied(body),
             frame::BODY_IN_BLOCK => match blocks.pop() {
                 Some(block) => Body::Block(block),
-                None => return Err(Error::new(ErrorKind::Corrupt, "a frame's body should be in a block, and there is none")),
+                None => {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        "a frame's body should be in a block, and there is none",
+                    ));
+                }
             },
             frame::BODY_IN_HANDLE => {
                 let len = body.try_into().map(u64::from_le_bytes);
-                let len = len.map_err(|_| Error::new(ErrorKind::Corrupt, "a frame's length is no number"))?;
+                let len = len
+                    .map_err(|_| Error::new(ErrorKind::Corrupt, "a frame's length is no number"))?;
                 let last = (handles.len() as u32).wrapping_sub(1);
                 let mut incoming = Incoming::new(handles, Vec::new());
                 let block = incoming.take(Beside::Handle(last, len))?;
                 let incoming = incoming.with_blocks(blocks);
-                return Ok(Message { tag: header.tag, body: Body::Block(block), incoming });
+                return Ok(Message {
+                    tag: header.tag,
+                    body: Body::Block(block),
+                    incoming,
+                });
             }
             flags => {
-                return Err(Error::new(ErrorKind::Corrupt, format!("a frame has flags {flags:#x}, which mean nothing")));
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("a frame has flags {flags:#x}, which mean nothing"),
+                ));
             }
         };
-        Ok(Message { tag: header.tag, body, incoming: Incoming::new(handles, blocks) })
+        Ok(Message {
+            tag: header.tag,
+            body,
+            incoming: Incoming::new(handles, blocks),
+        })
     }
 
     /// Takes the handles of a frame. They were sent before the frame was published.
@@ -241,7 +281,12 @@ impl Receiver {
                 BELL => self.side.ring.answered(End::Receiver),
                 HANDLES => {}
                 FORGET => state.handles.clear(),
-                other => return Err(Error::new(ErrorKind::Corrupt, format!("a pipe's socket carries byte {other}"))),
+                other => {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!("a pipe's socket carries byte {other}"),
+                    ));
+                }
             }
         }
         state.handles.extend(handles);
@@ -251,10 +296,18 @@ impl Receiver {
     fn wait_for_data(&self, state: &mut State, patience: Patience) -> Result<(), Failure> {
         let ring = &self.side.ring;
         if patience == Patience::Never {
-            return Err(if self.is_finished(state)? { Failure::Disconnected } else { Failure::NotYet });
+            return Err(if self.is_finished(state)? {
+                Failure::Disconnected
+            } else {
+                Failure::NotYet
+            });
         }
         if ring.is_closed(End::Sender) || state.is_over {
-            return if ring.has_data() { Ok(()) } else { Err(Failure::Disconnected) };
+            return if ring.has_data() {
+                Ok(())
+            } else {
+                Err(Failure::Disconnected)
+            };
         }
         if self.side.linger(&mut state.spin, || ring.has_data()) {
             return Ok(());
@@ -267,15 +320,23 @@ impl Receiver {
             }
             if ring.is_closed(End::Sender) || state.is_over {
                 // The sender may have sent between the two looks.
-                return if ring.has_data() { Ok(()) } else { Err(Failure::Disconnected) };
+                return if ring.has_data() {
+                    Ok(())
+                } else {
+                    Err(Failure::Disconnected)
+                };
             }
             if let Some(deadline) = match patience {
                 Patience::Forever => None,
                 patience => patience.deadline(),
             } {
                 let mut ready = Vec::new();
-                let count = socket::poll(&[(self.side.socket(), Interest::Readable)], Some(deadline), &mut ready)
-                    .map_err(|error| Failure::Other(Error::os("wait for a message", error)))?;
+                let count = socket::poll(
+                    &[(self.side.socket(), Interest::Readable)],
+                    Some(deadline),
+                    &mut ready,
+                )
+                .map_err(|error| Failure::Other(Error::os("wait for a message", error)))?;
                 if count == 0 {
                     self.disarm();
                     return Err(Failure::NotYet);
@@ -319,7 +380,11 @@ impl Receiver {
                 // The byte of a message that has been received already: it is there, or
                 // about to be.
                 let soon = Patience::within(Duration::from_millis(1)).deadline();
-                let _ = socket::poll(&[(self.side.socket(), Interest::Readable)], soon, &mut Vec::new());
+                let _ = socket::poll(
+                    &[(self.side.socket(), Interest::Readable)],
+                    soon,
+                    &mut Vec::new(),
+                );
                 let _ = self.read_socket(state, false);
             }
             ring.arm(End::Receiver);
@@ -336,7 +401,8 @@ impl Receiver {
         if self.polled.get().is_none() {
             self.side.exclusively(Patience::Forever, |_| {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                let os = |error| Failure::Other(Error::os("make a handle to watch a pipe by", error));
+                let os =
+                    |error| Failure::Other(Error::os("make a handle to watch a pipe by", error));
                 let known = socket::event().map_err(os)?;
                 let set = socket::any_of(&[self.side.socket(), known.as_fd()]).map_err(os)?;
                 // If another thread was quicker, its handle is as good.
@@ -347,7 +413,10 @@ impl Receiver {
         }
         match self.polled.get() {
             Some(polled) => Ok(polled.set.as_fd()),
-            None => Err(Failure::Other(Error::new(ErrorKind::Os, "make a handle to watch a pipe by"))),
+            None => Err(Failure::Other(Error::new(
+                ErrorKind::Os,
+                "make a handle to watch a pipe by",
+            ))),
         }
     }
 
@@ -361,7 +430,11 @@ impl Receiver {
     /// Ends what `begin_watch` began; true if there is something.
     pub(crate) fn end_watch(&self) -> Result<bool, Failure> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while !state.is_over && self.read_socket(&mut state, false).map_err(Failure::Other)? {}
+        while !state.is_over
+            && self
+                .read_socket(&mut state, false)
+                .map_err(Failure::Other)?
+        {}
         self.disarm();
         self.settle(&mut state);
         let ring = &self.side.ring;

@@ -34,7 +34,14 @@ struct State {
 
 impl Sender {
     pub(crate) fn new(side: Side) -> Self {
-        Self { side, state: Mutex::new(State { head: 0, looked: 0, spin: SPIN_START }) }
+        Self {
+            side,
+            state: Mutex::new(State {
+                head: 0,
+                looked: 0,
+                spin: SPIN_START,
+            }),
+        }
     }
 
     /// Sends one message: the bytes, and what goes beside them.
@@ -55,7 +62,13 @@ impl Sender {
         sent
     }
 
-    fn try_to_send(&self, tag: u32, payload: &[u8], outgoing: &mut Outgoing, patience: Patience) -> Result<(), Failure> {
+    fn try_to_send(
+        &self,
+        tag: u32,
+        payload: &[u8],
+        outgoing: &mut Outgoing,
+        patience: Patience,
+    ) -> Result<(), Failure> {
         let mut flags = 0;
         if payload.len() > frame::INSIDE_MAX {
             match outgoing.place(payload)? {
@@ -66,7 +79,8 @@ impl Sender {
         }
         let length = (payload.len() as u64).to_le_bytes();
         let bytes = if flags == 0 { payload } else { &length[..] };
-        if outgoing.blocks.len() > frame::BLOCKS_MAX || outgoing.handles.len() > frame::HANDLES_MAX {
+        if outgoing.blocks.len() > frame::BLOCKS_MAX || outgoing.handles.len() > frame::HANDLES_MAX
+        {
             return Err(Failure::Other(Error::new(
                 ErrorKind::InvalidInput,
                 format!(
@@ -85,7 +99,9 @@ impl Sender {
             blocks: outgoing.blocks.len() as u16,
             flags,
         };
-        self.side.exclusively(patience, |taken| self.write(header, bytes, outgoing, taken, patience))
+        self.side.exclusively(patience, |taken| {
+            self.write(header, bytes, outgoing, taken, patience)
+        })
     }
 
     fn write(
@@ -144,11 +160,20 @@ impl Sender {
         if tail == 0 || (tail ^ end) & !1023 != 0 {
             ring.set_cpu(End::Sender, thread::cpu());
         }
-        if ring.publish(end) { self.side.ring_peer() } else { Ok(()) }
+        if ring.publish(end) {
+            self.side.ring_peer()
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes a byte with handles to the socket, waiting for room there.
-    fn push_handles(&self, byte: u8, handles: &[BorrowedFd<'_>], patience: Patience) -> Result<(), Failure> {
+    fn push_handles(
+        &self,
+        byte: u8,
+        handles: &[BorrowedFd<'_>],
+        patience: Patience,
+    ) -> Result<(), Failure> {
         loop {
             match socket::send(self.side.socket(), &[byte], handles, false) {
                 Ok(_) => return Ok(()),
@@ -157,8 +182,14 @@ impl Sender {
                         return Err(Failure::NotYet);
                     }
                     let mut ready = Vec::new();
-                    socket::poll(&[(self.side.socket(), Interest::Any)], patience.deadline(), &mut ready)
-                        .map_err(|error| Failure::Other(Error::os("wait for room for handles", error)))?;
+                    socket::poll(
+                        &[(self.side.socket(), Interest::Any)],
+                        patience.deadline(),
+                        &mut ready,
+                    )
+                    .map_err(|error| {
+                        Failure::Other(Error::os("wait for room for handles", error))
+                    })?;
                     // The receiver's bells would be read as ready for ever.
                     self.drain(&mut Vec::new());
                 }
@@ -180,14 +211,26 @@ impl Sender {
         }
     }
 
-    fn wait_for_room(&self, state: &mut State, span: usize, patience: Patience) -> Result<(), Failure> {
+    fn wait_for_room(
+        &self,
+        state: &mut State,
+        span: usize,
+        patience: Patience,
+    ) -> Result<(), Failure> {
         let ring = &self.side.ring;
         let mut head = state.head;
         let has_room = |head: &mut u64| ring.room(head, span).1 >= span;
         if patience == Patience::Never {
-            return Err(if socket::is_closed(self.side.socket()) { Failure::Disconnected } else { Failure::NotYet });
+            return Err(if socket::is_closed(self.side.socket()) {
+                Failure::Disconnected
+            } else {
+                Failure::NotYet
+            });
         }
-        if self.side.linger(&mut state.spin, || has_room(&mut { head })) {
+        if self
+            .side
+            .linger(&mut state.spin, || has_room(&mut { head }))
+        {
             return Ok(());
         }
         loop {
@@ -201,8 +244,12 @@ impl Sender {
                 return Err(Failure::Disconnected);
             }
             let mut ready = Vec::new();
-            let count = socket::poll(&[(self.side.socket(), Interest::Readable)], patience.deadline(), &mut ready)
-                .map_err(|error| Failure::Other(Error::os("wait for room in a pipe", error)))?;
+            let count = socket::poll(
+                &[(self.side.socket(), Interest::Readable)],
+                patience.deadline(),
+                &mut ready,
+            )
+            .map_err(|error| Failure::Other(Error::os("wait for room in a pipe", error)))?;
             if count == 0 {
                 ring.disarm(End::Sender);
                 return Err(Failure::NotYet);

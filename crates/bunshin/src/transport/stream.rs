@@ -37,7 +37,12 @@ impl Received {
 }
 
 /// Sends one message; what went beside it is gone from `outgoing` afterwards.
-pub(crate) fn send(fd: BorrowedFd<'_>, kind: u16, bytes: &[u8], outgoing: &mut Outgoing) -> Result<()> {
+pub(crate) fn send(
+    fd: BorrowedFd<'_>,
+    kind: u16,
+    bytes: &[u8],
+    outgoing: &mut Outgoing,
+) -> Result<()> {
     let mut length = bytes.len() as u64;
     let mut body = bytes;
     let beside = bytes.len() > INSIDE_MAX;
@@ -48,7 +53,13 @@ pub(crate) fn send(fd: BorrowedFd<'_>, kind: u16, bytes: &[u8], outgoing: &mut O
         length |= 1 << 63;
     }
     if outgoing.handles.len() > HANDLES_MAX {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("a message holds {} handles; {HANDLES_MAX} fit", outgoing.handles.len())));
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!(
+                "a message holds {} handles; {HANDLES_MAX} fit",
+                outgoing.handles.len()
+            ),
+        ));
     }
     let mut message = Vec::with_capacity(HEADER + body.len());
     message.extend_from_slice(&MAGIC.to_le_bytes());
@@ -87,14 +98,27 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, patience: Patience) -> Result<Option<R
     while got < HEADER {
         let count = read(fd, &mut header[got..], &mut handles, patience)?;
         if count == 0 {
-            return if got == 0 { Ok(None) } else { Err(corrupt("it ends inside a header")) };
+            return if got == 0 {
+                Ok(None)
+            } else {
+                Err(corrupt("it ends inside a header"))
+            };
         }
         // Bytes that carry further handles come before the header, one a read.
-        let lots = if got == 0 { header[..count].iter().take_while(|byte| **byte == LOT).count() } else { 0 };
+        let lots = if got == 0 {
+            header[..count]
+                .iter()
+                .take_while(|byte| **byte == LOT)
+                .count()
+        } else {
+            0
+        };
         header.copy_within(lots..count, 0);
         got += count - lots;
     }
-    let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let number = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
     if number(0) != MAGIC {
         return Err(corrupt("it does not start as one"));
     }
@@ -119,20 +143,35 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, patience: Patience) -> Result<Option<R
     }
     let mut incoming = Incoming::new(handles, Vec::new());
     let body = if beside {
-        Input::Block(incoming.take(Beside::Handle((n_handles as u32).wrapping_sub(1), length))?, 0)
+        Input::Block(
+            incoming.take(Beside::Handle((n_handles as u32).wrapping_sub(1), length))?,
+            0,
+        )
     } else {
         Input::Bytes(body, 0)
     };
-    Ok(Some(Received { kind, body, incoming }))
+    Ok(Some(Received {
+        kind,
+        body,
+        incoming,
+    }))
 }
 
-fn read(fd: BorrowedFd<'_>, bytes: &mut [u8], handles: &mut Vec<OwnedFd>, patience: Patience) -> Result<usize> {
+fn read(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    handles: &mut Vec<OwnedFd>,
+    patience: Patience,
+) -> Result<usize> {
     if patience != Patience::Forever {
         let mut ready = Vec::new();
         let count = socket::poll(&[(fd, Interest::Readable)], patience.deadline(), &mut ready)
             .map_err(|error| Error::os("wait for another process", error))?;
         if count == 0 {
-            return Err(Error::new(ErrorKind::TimedOut, "another process does not answer"));
+            return Err(Error::new(
+                ErrorKind::TimedOut,
+                "another process does not answer",
+            ));
         }
     }
     match socket::receive(fd, bytes, handles, true) {
@@ -142,5 +181,8 @@ fn read(fd: BorrowedFd<'_>, bytes: &mut [u8], handles: &mut Vec<OwnedFd>, patien
 }
 
 fn corrupt(why: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("a message from another process is corrupt: {why}"))
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("a message from another process is corrupt: {why}"),
+    )
 }

@@ -34,13 +34,25 @@ struct Search {
 }
 
 fn find_image(address: usize) -> Image {
-    let mut search = Search { address, position: 0, found: None };
+    let mut search = Search {
+        address,
+        position: 0,
+        found: None,
+    };
     // SAFETY: the callback gets the pointer given here, and only while this call runs.
     unsafe { libc::dl_iterate_phdr(Some(visit_image), (&raw mut search).cast()) };
-    search.found.unwrap_or(Image { code: (0, 0), build_id: Vec::new(), is_program: false })
+    search.found.unwrap_or(Image {
+        code: (0, 0),
+        build_id: Vec::new(),
+        is_program: false,
+    })
 }
 
-unsafe extern "C" fn visit_image(info: *mut libc::dl_phdr_info, _size: usize, data: *mut libc::c_void) -> libc::c_int {
+unsafe extern "C" fn visit_image(
+    info: *mut libc::dl_phdr_info,
+    _size: usize,
+    data: *mut libc::c_void,
+) -> libc::c_int {
     // SAFETY: `find_image` passes its own `Search`, which nobody else touches meanwhile.
     let search = unsafe { &mut *data.cast::<Search>() };
     // SAFETY: the loader passes a valid record.
@@ -56,19 +68,34 @@ unsafe extern "C" fn visit_image(info: *mut libc::dl_phdr_info, _size: usize, da
     let code = headers
         .iter()
         .filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_X != 0)
-        .map(|header| (base + header.p_vaddr as usize, base + (header.p_vaddr + header.p_memsz) as usize))
+        .map(|header| {
+            (
+                base + header.p_vaddr as usize,
+                base + (header.p_vaddr + header.p_memsz) as usize,
+            )
+        })
         .find(|(from, to)| (*from..*to).contains(&search.address));
     let Some(code) = code else { return 0 };
     let mut build_id = Vec::new();
-    for header in headers.iter().filter(|header| header.p_type == libc::PT_NOTE) {
+    for header in headers
+        .iter()
+        .filter(|header| header.p_type == libc::PT_NOTE)
+    {
         // SAFETY: a note segment of a loaded binary is readable for its whole length.
         let notes = unsafe {
-            std::slice::from_raw_parts((base + header.p_vaddr as usize) as *const u8, header.p_memsz as usize)
+            std::slice::from_raw_parts(
+                (base + header.p_vaddr as usize) as *const u8,
+                header.p_memsz as usize,
+            )
         };
         build_id.extend(find_build_id(notes).unwrap_or_default());
     }
     // The loader lists the program itself first.
-    search.found = Some(Image { code, build_id, is_program: position == 0 });
+    search.found = Some(Image {
+        code,
+        build_id,
+        is_program: position == 0,
+    });
     1
 }
 
@@ -76,9 +103,14 @@ unsafe extern "C" fn visit_image(info: *mut libc::dl_phdr_info, _size: usize, da
 /// length and kind, each padded to four bytes (`elf(5)`).
 fn find_build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
     const NT_GNU_BUILD_ID: u32 = 3;
-    let word = |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let word =
+        |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     while notes.len() >= 12 {
-        let (name_len, content_len, kind) = (word(notes, 0)? as usize, word(notes, 4)? as usize, word(notes, 8)?);
+        let (name_len, content_len, kind) = (
+            word(notes, 0)? as usize,
+            word(notes, 4)? as usize,
+            word(notes, 8)?,
+        );
         let name_end = 12 + name_len.next_multiple_of(4);
         let content = notes.get(name_end..name_end + content_len)?;
         if kind == NT_GNU_BUILD_ID && notes.get(12..12 + name_len) == Some(b"GNU\0") {
@@ -118,7 +150,9 @@ pub(crate) fn is_program() -> bool {
 pub(crate) fn offset_of<C>(entry: Entry<C>) -> Option<u64> {
     let address = entry as usize;
     let (from, to) = image().code;
-    (from..to).contains(&address).then(|| (address - from) as u64)
+    (from..to)
+        .contains(&address)
+        .then(|| (address - from) as u64)
 }
 
 /// The function at a place that [`offset_of`] gave, for the same `C`, in a process with

@@ -22,10 +22,7 @@ const MARGIN: u64 = 32 << 20;
 ///
 /// It is sealed against shrinking, so that no peer can turn an access into SIGBUS.
 pub(crate) fn create(len: u64) -> io::Result<OwnedFd> {
-    let fd = rustix::fs::memfd_create(
-        "bunshin",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )?;
+    let fd = rustix::fs::memfd_create("bunshin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     reserve(fd.as_fd(), 0, len)?;
     rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(fd)
@@ -89,7 +86,9 @@ fn available() -> u64 {
     let system = std::fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+            let line = text
+                .lines()
+                .find(|line| line.starts_with("MemAvailable:"))?;
             line.split_whitespace().nth(1)?.parse::<u64>().ok()
         })
         .map_or(u64::MAX, |kib| kib * 1024);
@@ -100,12 +99,17 @@ fn available() -> u64 {
 fn group_available() -> Option<u64> {
     let read = |path: String| std::fs::read_to_string(path).ok();
     let own = read("/proc/self/cgroup".into())?;
-    let mut path = own.lines().find_map(|line| line.strip_prefix("0::"))?.trim().to_owned();
+    let mut path = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))?
+        .trim()
+        .to_owned();
     let mut least: Option<u64> = None;
     loop {
         let folder = format!("/sys/fs/cgroup{}", path.trim_end_matches('/'));
         let limit = read(format!("{folder}/memory.max")).and_then(|t| t.trim().parse::<u64>().ok());
-        let used = read(format!("{folder}/memory.current")).and_then(|t| t.trim().parse::<u64>().ok());
+        let used =
+            read(format!("{folder}/memory.current")).and_then(|t| t.trim().parse::<u64>().ok());
         if let (Some(limit), Some(used)) = (limit, used) {
             let left = limit.saturating_sub(used);
             least = Some(least.map_or(left, |least| least.min(left)));
@@ -134,7 +138,7 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `len` bytes from `offset` on, page tables filled in.
     pub(crate) fn new(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
-        if len == 0 || !offset.is_multiple_of(PAGE as u64) {
+        if len == 0 || offset % PAGE as u64 != 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
@@ -151,7 +155,8 @@ impl Mapping {
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
         if len >= 2 << 20 {
             // SAFETY: the range is the mapping just made. Only a hint: ignored where unknown.
-            let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
+            let _ =
+                unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
         }
         Ok(Self { start, len })
     }

@@ -46,7 +46,10 @@ fn open(pid: i32) -> io::Result<Started> {
     let id = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
     // The child has not been waited for, so its id is not anyone else's yet.
     match rustix::process::pidfd_open(id, PidfdFlags::empty()) {
-        Ok(pidfd) => Ok(Started { pid: pid.cast_unsigned(), pidfd }),
+        Ok(pidfd) => Ok(Started {
+            pid: pid as u32,
+            pidfd,
+        }),
         Err(error) => {
             let _ = rustix::process::kill_process(id, Signal::KILL);
             let _ = rustix::process::waitpid(Some(id), rustix::process::WaitOptions::empty());
@@ -58,7 +61,11 @@ fn open(pid: i32) -> io::Result<Started> {
 /// Starts this very program again, with `inherited` open under the same number and
 /// the start variable set. The parent's heap does not slow it (`posix_spawn(3)`).
 pub(crate) fn start_self(role: &str, inherited: BorrowedFd<'_>) -> io::Result<Started> {
-    let variable = format!("{START_VARIABLE}={role}:{}:{}", inherited.as_raw_fd(), std::process::id());
+    let variable = format!(
+        "{START_VARIABLE}={role}:{}:{}",
+        inherited.as_raw_fd(),
+        std::process::id()
+    );
     let arguments = c_strings(std::env::args_os().map(|argument| argument.as_bytes().to_vec()))?;
     let environment = c_strings(
         std::env::vars_os()
@@ -91,7 +98,9 @@ pub(crate) fn start_self(role: &str, inherited: BorrowedFd<'_>) -> io::Result<St
 }
 
 fn c_strings(items: impl Iterator<Item = Vec<u8>>) -> io::Result<Vec<CString>> {
-    items.map(|item| CString::new(item).map_err(io::Error::from)).collect()
+    items
+        .map(|item| CString::new(item).map_err(io::Error::from))
+        .collect()
 }
 
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
@@ -103,7 +112,11 @@ fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
 }
 
 fn check(rc: libc::c_int) -> io::Result<()> {
-    if rc == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(rc)) }
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(rc))
+    }
 }
 
 struct Actions(libc::posix_spawn_file_actions_t);
@@ -169,8 +182,11 @@ impl Drop for Attributes {
 /// To be called before `main`, while no other thread can read the environment.
 pub(crate) fn take_start_variable() -> Option<(String, OwnedFd, u32)> {
     let value = std::env::var(START_VARIABLE).ok()?;
+    #[allow(clippy::disallowed_methods)]
     // SAFETY: this runs before `main`: there is one thread.
-    unsafe { std::env::remove_var(START_VARIABLE) };
+    unsafe {
+        std::env::remove_var(START_VARIABLE)
+    };
     let mut fields = value.split(':');
     let role = fields.next()?.to_owned();
     let fd: i32 = fields.next()?.parse().ok().filter(|fd| *fd > 2)?;
@@ -188,12 +204,12 @@ pub(crate) fn take_start_variable() -> Option<(String, OwnedFd, u32)> {
 /// over already, as the parent is not `parent` any more.
 pub(crate) fn die_with(parent: u32) -> bool {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned()) == parent
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32) == parent
 }
 
 /// A handle that becomes readable when process `pid` has ended.
 pub(crate) fn watch(pid: u32) -> io::Result<OwnedFd> {
-    let pid = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
+    let pid = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
@@ -207,11 +223,17 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, block: bool) -> io::Result<Option<Ende
         match rustix::process::waitid(WaitId::PidFd(pidfd), options) {
             Ok(None) => return Ok(None),
             Ok(Some(status)) => {
-                return Ok(Some(match (status.exit_status(), status.terminating_signal()) {
-                    (Some(code), _) => Ended::Exited(code),
-                    (None, Some(signal)) => Ended::Signalled(signal),
-                    (None, None) => return Err(io::Error::other("a wait status that is neither exit nor signal")),
-                }));
+                return Ok(Some(
+                    match (status.exit_status(), status.terminating_signal()) {
+                        (Some(code), _) => Ended::Exited(code),
+                        (None, Some(signal)) => Ended::Signalled(signal),
+                        (None, None) => {
+                            return Err(io::Error::other(
+                                "a wait status that is neither exit nor signal",
+                            ));
+                        }
+                    },
+                ));
             }
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
@@ -249,7 +271,10 @@ pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
         (libc::SIGXFSZ, "SIGXFSZ"),
         (libc::SIGSYS, "SIGSYS"),
     ];
-    NAMES.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
+    NAMES
+        .iter()
+        .find(|(number, _)| *number == signal)
+        .map(|(_, name)| *name)
 }
 
 /// Names the calling thread, so that `ps` and `top` show it (15 bytes of it).

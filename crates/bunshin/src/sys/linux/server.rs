@@ -23,7 +23,10 @@ impl Cloner {
         if rc != 0 || tid == 0 {
             tid = find_tid()?;
         }
-        Ok(Self { tid, robust_list: thread::list_head() })
+        Ok(Self {
+            tid,
+            robust_list: thread::list_head(),
+        })
     }
 
     /// Clones this process; the child's parent is this process's parent, which can
@@ -32,13 +35,22 @@ impl Cloner {
         let mut pidfd: libc::c_int = -1;
         // SAFETY: all zero is a valid record.
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        arguments.flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID) as u64;
+        arguments.flags = (libc::CLONE_PARENT
+            | libc::CLONE_PIDFD
+            | libc::CLONE_CHILD_SETTID
+            | libc::CLONE_CHILD_CLEARTID) as u64;
         arguments.pidfd = &raw mut pidfd as u64;
         // The C library reads its thread id from there; this is what its own fork does.
         arguments.child_tid = self.tid as u64;
         // SAFETY: without CLONE_VM the child gets a copy of everything, as with fork; the
         // process has one thread, so that no lock is held by another one.
-        let rc = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+        let rc = unsafe {
+            libc::syscall(
+                libc::SYS_clone3,
+                &raw mut arguments,
+                size_of::<libc::clone_args>(),
+            )
+        };
         match rc {
             -1 => Err(io::Error::last_os_error()),
             0 => {
@@ -49,7 +61,10 @@ impl Cloner {
             pid => {
                 // SAFETY: the kernel has just opened it for us.
                 let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-                Ok(Some(Started { pid: u32::try_from(pid).unwrap_or(0), pidfd }))
+                Ok(Some(Started {
+                    pid: u32::try_from(pid).unwrap_or(0),
+                    pidfd,
+                }))
             }
         }
     }

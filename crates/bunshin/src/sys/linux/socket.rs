@@ -16,12 +16,22 @@ pub(crate) const HANDLES_AT_ONCE: usize = 200;
 
 /// A connected pair; both ends send and receive, and close on exec.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 /// A connected pair that keeps the bounds of what is sent at once.
 pub(crate) fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 /// A second handle to the same open object, closed on exec.
@@ -32,7 +42,12 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// Sends bytes, the handles with the first of them. Never raises SIGPIPE.
 ///
 /// Returns how many bytes went out; `wait` says whether to wait for room.
-pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8], handles: &[BorrowedFd<'_>], wait: bool) -> io::Result<usize> {
+pub(crate) fn send(
+    fd: BorrowedFd<'_>,
+    bytes: &[u8],
+    handles: &[BorrowedFd<'_>],
+    wait: bool,
+) -> io::Result<usize> {
     let mut flags = SendFlags::NOSIGNAL;
     if !wait {
         flags |= SendFlags::DONTWAIT;
@@ -53,14 +68,20 @@ pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8], handles: &[BorrowedFd<'_>],
 /// Receives bytes, and appends the handles that came with them.
 ///
 /// Returns how many bytes came; 0 means that the peer has closed.
-pub(crate) fn receive(fd: BorrowedFd<'_>, bytes: &mut [u8], handles: &mut Vec<OwnedFd>, wait: bool) -> io::Result<usize> {
+pub(crate) fn receive(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    handles: &mut Vec<OwnedFd>,
+    wait: bool,
+) -> io::Result<usize> {
     let mut flags = RecvFlags::CMSG_CLOEXEC;
     if !wait {
         flags |= RecvFlags::DONTWAIT;
     }
     let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(HANDLES_AT_ONCE))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let message = retry(|| rustix::net::recvmsg(fd, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags))?;
+    let message =
+        retry(|| rustix::net::recvmsg(fd, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags))?;
     for item in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = item {
             handles.extend(rights);
@@ -77,10 +98,15 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, bytes: &mut [u8], handles: &mut Vec<Ow
 /// Whether the other end is closed, in all processes that had it.
 pub(crate) fn is_closed(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
-    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let zero = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     match rustix::event::poll(&mut fds, Some(&zero)) {
         Ok(0) | Err(_) => false,
-        Ok(_) => fds[0].revents().intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR),
+        Ok(_) => fds[0]
+            .revents()
+            .intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR),
     }
 }
 
@@ -96,7 +122,11 @@ pub(crate) enum Interest {
 /// Waits until a handle is ready or the deadline has passed; says which are ready.
 ///
 /// Waits for ever without a deadline. A signal does not end the wait.
-pub(crate) fn poll(fds: &[(BorrowedFd<'_>, Interest)], deadline: Option<Instant>, ready: &mut Vec<bool>) -> io::Result<usize> {
+pub(crate) fn poll(
+    fds: &[(BorrowedFd<'_>, Interest)],
+    deadline: Option<Instant>,
+    ready: &mut Vec<bool>,
+) -> io::Result<usize> {
     let mut polled: Vec<PollFd<'_>> = fds
         .iter()
         .map(|(fd, interest)| {
@@ -108,7 +138,8 @@ pub(crate) fn poll(fds: &[(BorrowedFd<'_>, Interest)], deadline: Option<Instant>
         })
         .collect();
     loop {
-        let timeout = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+        let timeout =
+            deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
         match rustix::event::poll(&mut polled, timeout.as_ref()) {
             Ok(count) => {
                 ready.clear();
@@ -130,7 +161,10 @@ fn timespec(duration: Duration) -> Timespec {
 
 /// A counter that is readable while it is not zero.
 pub(crate) fn event() -> io::Result<OwnedFd> {
-    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+    Ok(rustix::event::eventfd(
+        0,
+        EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+    )?)
 }
 
 /// Makes an [`event`] readable.
@@ -150,7 +184,12 @@ pub(crate) fn any_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     use rustix::event::epoll;
     let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for fd in fds {
-        epoll::add(&set, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN | epoll::EventFlags::RDHUP)?;
+        epoll::add(
+            &set,
+            fd,
+            epoll::EventData::new_u64(0),
+            epoll::EventFlags::IN | epoll::EventFlags::RDHUP,
+        )?;
     }
     Ok(set)
 }

@@ -85,7 +85,7 @@ pub(crate) fn tid() -> u32 {
         return tid;
     }
     watch_forks();
-    let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+    let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
     TID.set(tid);
     tid
 }
@@ -99,7 +99,10 @@ pub(crate) fn is_own_thread(tid: u32) -> bool {
 pub(crate) fn count() -> io::Result<usize> {
     // The link count of /proc/self/task is two and one for each thread: one call, no listing.
     let stat = rustix::fs::stat("/proc/self/task")?;
-    Ok(usize::try_from(stat.st_nlink).unwrap_or(usize::MAX).saturating_sub(2).max(1))
+    Ok(usize::try_from(stat.st_nlink)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(2)
+        .max(1))
 }
 
 /// Whether this is the thread that `main` runs in, which lives as long as the process.
@@ -136,7 +139,7 @@ pub(crate) fn ticks() -> u64 {
     #[cfg(not(target_arch = "x86_64"))]
     {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
     }
 }
 
@@ -208,8 +211,12 @@ fn head() -> io::Result<NonNull<Head>> {
     if rc != 0 {
         return Err(io::Error::last_os_error());
     }
-    let found = NonNull::new(head)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "this thread has no list of robust locks"))?;
+    let found = NonNull::new(head).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this thread has no list of robust locks",
+        )
+    })?;
     // SAFETY: the C library registered this head for the life of the thread.
     let offset = unsafe { (*head).futex_offset };
     if offset != WORD_FROM_NEXT {
@@ -284,7 +291,9 @@ impl Pending {
 /// Empties the list of robust locks of a child that was cloned past the C library,
 /// and registers it again; to be called with the head that [`list_head`] gave before.
 pub(crate) fn adopt_list(head: usize) {
-    let Some(head) = NonNull::new(head as *mut Head) else { return };
+    let Some(head) = NonNull::new(head as *mut Head) else {
+        return;
+    };
     // SAFETY: the head is the C library's, in the child's own copy of its memory.
     let list = unsafe { &raw mut (*head.as_ptr()).list };
     // SAFETY: this is the only thread, and it holds no lock: the list is empty again.
