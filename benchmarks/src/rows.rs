@@ -1,0 +1,397 @@
+//! What is measured: the rows, who takes part in each, and the goals.
+//!
+//! A new peer in a row is one line in `entries`; a new row is one `Row`.
+
+use std::time::Duration;
+
+use crate::measure::Result;
+use crate::peers::{
+    bare, bunshin, crossmist, iceoryx2, ipc_channel, memcpy, procspawn, rayon, ring,
+};
+use crate::workload::{Pattern, Work};
+
+/// What a row's numbers are. Measurements are in seconds an item throughout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Microseconds; less is better.
+    Micros,
+    /// Milliseconds; less is better.
+    Millis,
+    /// Millions of items a second; more is better.
+    MillionsPerSecond,
+    /// GiB a second for items of `size_bytes`; more is better.
+    GibPerSecond,
+}
+
+/// One peer in one row.
+pub struct Entry {
+    pub peer: &'static str,
+    /// One of ours: the others are compared with it.
+    pub ours: bool,
+    pub run: fn(&Work) -> Result<f64>,
+}
+
+/// What one of our entries should reach, in the row's unit.
+pub struct Goal {
+    pub entry: &'static str,
+    pub limit: Limit,
+}
+
+pub enum Limit {
+    /// No worse than this number.
+    Number(f64),
+    /// No worse than so many times what that peer has in this row.
+    Times(f64, &'static str),
+    /// No worse than so many times what that peer has in another row.
+    TimesInRow(f64, &'static str, &'static str),
+}
+
+pub struct Row {
+    pub name: &'static str,
+    pub title: &'static str,
+    pub unit: Unit,
+    pub work: Work,
+    pub time_limit: Duration,
+    pub entries: &'static [Entry],
+    pub goals: &'static [Goal],
+}
+
+const fn ours(peer: &'static str, run: fn(&Work) -> Result<f64>) -> Entry {
+    Entry {
+        peer,
+        ours: true,
+        run,
+    }
+}
+
+const fn peer(peer: &'static str, run: fn(&Work) -> Result<f64>) -> Entry {
+    Entry {
+        peer,
+        ours: false,
+        run,
+    }
+}
+
+const fn goal(entry: &'static str, limit: Limit) -> Goal {
+    Goal { entry, limit }
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+const GIB: usize = 1024 * MIB;
+
+const SHORT: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(120);
+
+const fn round_trip(size_bytes: usize) -> Work {
+    Work {
+        pattern: Pattern::RoundTrip,
+        size_bytes,
+        ..Work::NONE
+    }
+}
+
+const fn one_way(size_bytes: usize) -> Work {
+    Work {
+        pattern: Pattern::OneWay,
+        size_bytes,
+        ..Work::NONE
+    }
+}
+
+const fn arrays(changed: bool, cold: bool) -> Work {
+    Work {
+        size_bytes: 8 * MIB,
+        n_arrays: 64,
+        changed,
+        cold,
+        ..Work::NONE
+    }
+}
+
+const SMALL_ROUND_TRIP: &[Entry] = &[
+    ours("bunshin", bunshin::numbers),
+    ours("bunshin bytes", bunshin::bytes),
+    peer("iceoryx2 polling", iceoryx2::bytes_polling),
+    peer("iceoryx2 event", iceoryx2::bytes_event),
+    peer("pipe", bare::pipe),
+    peer("socketpair", bare::socketpair),
+    peer("ipc-channel bytes", ipc_channel::bytes),
+    peer("ipc-channel serde", ipc_channel::numbers),
+    peer("crossmist", crossmist::bytes),
+    peer("procspawn pool call", procspawn::round_trip),
+    peer("bare ring, spinning", ring::spinning),
+    peer("bare ring, yielding", ring::yielding),
+];
+
+const STARTS: &[Entry] = &[
+    ours("bunshin fork", bunshin::fork_start),
+    ours("bunshin forkserver", bunshin::forkserver_start),
+    ours("bunshin spawn", bunshin::spawn_start),
+    peer("bare fork", bare::fork_start),
+    peer("bare exec", bare::exec_start),
+    peer("procspawn", procspawn::spawn_start),
+    peer("crossmist", crossmist::run_start),
+    peer("ipc-channel one-shot", ipc_channel::one_shot_start),
+];
+
+const MAP_SUM: &[Entry] = &[
+    ours("bunshin", bunshin::map_sum),
+    peer("memcpy", memcpy::once),
+    peer("procspawn shared", procspawn::map_sum),
+    peer("ipc-channel shared", ipc_channel::map_sum),
+    peer("bare ring, yielding", ring::map_sum),
+    peer("rayon (threads)", rayon::map_sum),
+];
+
+const MAP_CHANGED: &[Entry] = &[
+    ours("bunshin", bunshin::map_changed),
+    peer("memcpy there", memcpy::once),
+    peer("memcpy there and back", memcpy::there_and_back),
+    peer("procspawn shared", procspawn::map_changed),
+    peer("ipc-channel shared", ipc_channel::map_changed),
+    peer("bare ring, yielding", ring::map_changed),
+    peer("rayon (threads)", rayon::map_changed),
+];
+
+pub const ROWS: &[Row] = &[
+    Row {
+        name: "round-trip-8",
+        title: "Round trip of 8 bytes, each process on a core of its own",
+        unit: Unit::Micros,
+        work: round_trip(8),
+        time_limit: SHORT,
+        entries: SMALL_ROUND_TRIP,
+        goals: &[goal("bunshin", Limit::Number(1.0))],
+    },
+    Row {
+        name: "round-trip-8-one-core",
+        title: "Round trip of 8 bytes, both processes on one core",
+        unit: Unit::Micros,
+        work: Work {
+            one_core: true,
+            ..round_trip(8)
+        },
+        time_limit: SHORT,
+        entries: SMALL_ROUND_TRIP,
+        goals: &[goal("bunshin", Limit::Times(1.0, "pipe"))],
+    },
+    Row {
+        name: "round-trip-64k",
+        title: "Round trip of 64 KiB, each process on a core of its own",
+        unit: Unit::Micros,
+        work: round_trip(64 * KIB),
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", bunshin::bytes),
+            ours("bunshin Buffer", bunshin::buffers),
+            peer("iceoryx2 polling", iceoryx2::bytes_polling),
+            peer("iceoryx2 event", iceoryx2::bytes_event),
+            peer("pipe", bare::pipe),
+            peer("socketpair", bare::socketpair),
+            peer("ipc-channel bytes", ipc_channel::bytes),
+            peer("ipc-channel shared", ipc_channel::shared_memory),
+            peer("crossmist", crossmist::bytes),
+            peer("procspawn pool call", procspawn::round_trip),
+            peer("bare ring, spinning", ring::spinning),
+        ],
+        goals: &[],
+    },
+    Row {
+        name: "one-way-64-bytes",
+        title: "One way, 64 bytes, as raw bytes",
+        unit: Unit::MillionsPerSecond,
+        work: one_way(64),
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", bunshin::bytes),
+            peer("iceoryx2 polling", iceoryx2::bytes_polling),
+            peer("iceoryx2 event", iceoryx2::bytes_event),
+            peer("pipe", bare::pipe),
+            peer("socketpair", bare::socketpair),
+            peer("ipc-channel bytes", ipc_channel::bytes),
+            peer("crossmist", crossmist::bytes),
+            peer("bare ring, spinning", ring::spinning),
+        ],
+        goals: &[goal("bunshin", Limit::Number(10.0))],
+    },
+    Row {
+        name: "one-way-64-struct",
+        title: "One way, 64 bytes, as a struct of nine fields",
+        unit: Unit::MillionsPerSecond,
+        work: one_way(64),
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", bunshin::quotes),
+            peer("iceoryx2 polling", iceoryx2::quotes_polling),
+            peer("iceoryx2 event", iceoryx2::quotes_event),
+            peer("ipc-channel serde", ipc_channel::quotes),
+            peer("crossmist", crossmist::quotes),
+        ],
+        goals: &[goal("bunshin", Limit::Number(5.0))],
+    },
+    Row {
+        name: "throughput-64k",
+        title: "One way, messages of 64 KiB",
+        unit: Unit::GibPerSecond,
+        work: one_way(64 * KIB),
+        time_limit: SHORT,
+        entries: THROUGHPUT,
+        goals: &[goal("bunshin", Limit::Number(7.0))],
+    },
+    Row {
+        name: "throughput-16m",
+        title: "One way, messages of 16 MiB",
+        unit: Unit::GibPerSecond,
+        work: one_way(16 * MIB),
+        time_limit: SHORT,
+        entries: THROUGHPUT,
+        goals: &[goal("bunshin", Limit::Times(1.0 / 0.85, "memcpy"))],
+    },
+    Row {
+        name: "start",
+        title: "Start to first result, reaped, from a small parent",
+        unit: Unit::Micros,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: STARTS,
+        goals: &[
+            goal("bunshin fork", Limit::Times(1.2, "bare fork")),
+            goal("bunshin forkserver", Limit::Times(1.5, "bare fork")),
+            goal("bunshin spawn", Limit::Times(1.2, "bare exec")),
+        ],
+    },
+    Row {
+        name: "start-1g",
+        title: "Start to first result, reaped, from a parent with a heap of 1 GiB",
+        unit: Unit::Micros,
+        work: Work {
+            heap_bytes: GIB,
+            ..Work::NONE
+        },
+        time_limit: LONG,
+        entries: STARTS,
+        goals: &[
+            // "Not slower" needs room for noise between two rows.
+            goal(
+                "bunshin forkserver",
+                Limit::TimesInRow(1.1, "start", "bunshin forkserver"),
+            ),
+            goal("bunshin spawn", Limit::Times(1.2, "bare exec")),
+        ],
+    },
+    Row {
+        name: "pool-chunk-1",
+        title: "Trivial tasks, two workers, each task handed out by itself",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", bunshin::pool_many),
+            peer("procspawn, 32 in flight", procspawn::pool_many),
+            peer("socketpairs, 32 in flight", bare::pool_many),
+            peer("bare ring, 32 in flight", ring::pool_many),
+            peer("rayon (threads)", rayon::pool_many),
+        ],
+        goals: &[goal("bunshin", Limit::Number(1.0))],
+    },
+    Row {
+        name: "pool-one",
+        title: "Trivial tasks, two workers, each waits for the one before",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", bunshin::pool_one),
+            peer("procspawn", procspawn::pool_one),
+            peer("socketpairs", bare::pool_one),
+            peer("bare ring, yielding", ring::pool_one),
+            peer("rayon (threads)", rayon::pool_one),
+        ],
+        goals: &[goal("bunshin", Limit::Number(0.1))],
+    },
+    Row {
+        name: "map-sum",
+        title: "Map over 64 arrays of 8 MiB, two workers: their sums",
+        unit: Unit::Millis,
+        work: arrays(false, false),
+        time_limit: LONG,
+        entries: MAP_SUM,
+        goals: &[goal("bunshin", Limit::Times(1.5, "memcpy"))],
+    },
+    Row {
+        name: "map-sum-first",
+        title: "The same, the first map of a fresh pool",
+        unit: Unit::Millis,
+        work: arrays(false, true),
+        time_limit: LONG,
+        entries: MAP_SUM,
+        goals: &[],
+    },
+    Row {
+        name: "map-changed",
+        title: "Map over 64 arrays of 8 MiB, two workers: each comes back changed",
+        unit: Unit::Millis,
+        work: arrays(true, false),
+        time_limit: LONG,
+        entries: MAP_CHANGED,
+        goals: &[
+            goal("bunshin", Limit::Times(1.5, "memcpy there and back")),
+            goal("bunshin", Limit::Times(1.5, "memcpy there")),
+        ],
+    },
+    Row {
+        name: "map-changed-first",
+        title: "The same, the first map of a fresh pool",
+        unit: Unit::Millis,
+        work: arrays(true, true),
+        time_limit: LONG,
+        entries: MAP_CHANGED,
+        goals: &[],
+    },
+];
+
+const THROUGHPUT: &[Entry] = &[
+    ours("bunshin", bunshin::bytes),
+    ours("bunshin Buffer", bunshin::buffers),
+    peer("memcpy", memcpy::message),
+    peer("iceoryx2 polling", iceoryx2::bytes_polling),
+    peer("iceoryx2 event", iceoryx2::bytes_event),
+    peer("pipe", bare::pipe),
+    peer("socketpair", bare::socketpair),
+    peer("ipc-channel bytes", ipc_channel::bytes),
+    peer("ipc-channel shared", ipc_channel::shared_memory),
+    peer("crossmist", crossmist::bytes),
+    peer("bare ring, spinning", ring::spinning),
+];
+
+impl Unit {
+    /// A measurement in this unit.
+    pub fn of(self, seconds: f64, work: &Work) -> f64 {
+        match self {
+            Unit::Micros => seconds * 1e6,
+            Unit::Millis => seconds * 1e3,
+            Unit::MillionsPerSecond => 1e-6 / seconds,
+            Unit::GibPerSecond => work.size_bytes as f64 / GIB as f64 / seconds,
+        }
+    }
+
+    pub fn more_is_better(self) -> bool {
+        matches!(self, Unit::MillionsPerSecond | Unit::GibPerSecond)
+    }
+
+    /// What stands over the numbers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Micros => "µs",
+            Unit::Millis => "ms",
+            Unit::MillionsPerSecond => "M/s",
+            Unit::GibPerSecond => "GiB/s",
+        }
+    }
+}
+
+/// The row of that name.
+pub fn row(name: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.name == name)
+}
