@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::{Block, Descriptor, Heap};
+use crate::sys::memory;
 
 /// Buffers shorter than this stay inside the bytes.
 pub(crate) const BESIDE_FROM: usize = 4 << 10;
@@ -113,7 +114,7 @@ impl Outgoing {
         if let Some(heap) = self.heap.clone() {
             if let Some(mut block) = heap.alloc(bytes.len())? {
                 if let Some(to) = block.bytes_mut() {
-                    to.copy_from_slice(bytes);
+                    memory::copy_for_another(to, bytes);
                     if let Some(descriptor) = block.send_by(&heap) {
                         self.blocks.push(descriptor);
                         return Ok(Beside::Block(self.blocks.len() as u32 - 1));
@@ -123,7 +124,7 @@ impl Outgoing {
         }
         let (mut block, handle) = Block::alone(bytes.len())?;
         if let Some(to) = block.bytes_mut() {
-            to.copy_from_slice(bytes);
+            memory::copy_for_another(to, bytes);
         }
         Ok(Beside::Handle(self.push(handle)?, bytes.len() as u64))
     }

@@ -240,7 +240,7 @@ impl Dispatcher {
     pub(crate) fn take_slots(&self, most: usize, slots: &mut Vec<u32>) {
         let mut core = self.lock();
         let out = core.task_blocks.len();
-        let most = if core.blocks_out >= BLOCKS_OUT && out >= 2 * self.n_workers {
+        let most = if core.blocks_out >= BLOCKS_OUT && out > self.n_workers {
             0
         } else if out > 0 {
             // Large tasks: one at a time, or the limit would be passed by far.

@@ -1,6 +1,7 @@
 //! The worker's side: take a task, run it, leave the result, until there is nothing left.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -124,6 +125,8 @@ impl Worker {
             if self.linger() {
                 continue;
             }
+            // A worker that is asleep may be ended any time: what tasks have printed goes out.
+            let _ = std::io::stdout().flush();
             self.table.arm_worker(number);
             if self.table.has_tasks() || self.table.is_closing() {
                 // The bell may ring all the same; the packet is read at the next sleep.

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use super::handle::join_detached;
 use super::{forkserver, panic, spawn, target};
 use crate::codec::attachments::{Incoming, Outgoing};
 use crate::codec::outcome::{Call, Failure, Input};
@@ -74,7 +75,11 @@ pub(crate) fn leave(code: i32, exit: Exit) -> ! {
     let _ = std::io::stdout().flush();
     match exit {
         Exit::Orderly => std::process::exit(code),
-        Exit::Now => process::exit_now(code),
+        Exit::Now => {
+            // An orderly exit waits for them in its exit handler.
+            join_detached();
+            process::exit_now(code)
+        }
     }
 }
 

@@ -93,7 +93,7 @@ pub(crate) fn start_forked(
     let work = move || {
         use std::os::fd::AsRawFd;
         // The parent's end must not stay open here, or the child would not learn of its death.
-        process::neutralize(control.as_raw_fd());
+        process::close_inherited(control.as_raw_fd());
         crate::transport::channel::abandon_inherited();
         let mut call = call();
         bootstrap::settle_in(name);
@@ -292,7 +292,7 @@ impl<'scope> Scope<'scope, '_> {
         let (control_here, name_there) = (&control, name.as_str());
         let run = move || {
             use std::os::fd::AsRawFd;
-            process::neutralize(control_here.as_raw_fd());
+            process::close_inherited(control_here.as_raw_fd());
             bootstrap::settle_in(name_there);
             let mut call = Call::default();
             match panic::catch(false, work) {

@@ -126,7 +126,12 @@ impl Drop for Child {
             self.destroy();
             return;
         }
-        AT_EXIT.call_once(|| process::at_exit(join_detached));
+        AT_EXIT.call_once(|| {
+            extern "C" fn handler() {
+                join_detached();
+            }
+            process::at_exit(handler);
+        });
         if let Ok(pidfd) = socket::duplicate(self.pidfd()) {
             let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
             detached.push((
@@ -150,7 +155,8 @@ pub(crate) fn collect_detached() {
     });
 }
 
-extern "C" fn join_detached() {
+/// Waits for detached children.
+pub(super) fn join_detached() {
     collect_detached();
     let rest = std::mem::take(&mut *DETACHED.lock().unwrap_or_else(PoisonError::into_inner));
     for (_, started) in rest {

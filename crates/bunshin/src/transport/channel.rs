@@ -65,7 +65,7 @@ static ABANDONED_BEFORE: AtomicU32 = AtomicU32::new(0);
 /// peers from learning that the real ones are gone.
 pub(crate) fn abandon_inherited() {
     for fd in std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner)) {
-        process::neutralize(fd);
+        process::close_inherited(fd);
     }
     ABANDONED_BEFORE.store(thread::generation(), Ordering::Relaxed);
 }

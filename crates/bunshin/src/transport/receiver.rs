@@ -389,7 +389,7 @@ impl Receiver {
             }
             ring.arm(End::Receiver);
         }
-        if ring.has_data() {
+        if ring.has_data() || ring.is_closed(End::Sender) || state.is_over {
             socket::event_set(polled.known.as_fd());
         } else {
             socket::event_clear(polled.known.as_fd());

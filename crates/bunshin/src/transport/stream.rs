@@ -15,6 +15,8 @@ const MAGIC: u32 = u32::from_le_bytes(*b"bns\x01");
 const HEADER: usize = 16;
 /// The longest body that goes over the socket itself.
 const INSIDE_MAX: usize = 32 << 10;
+/// Bytes that the first read of a message takes at most.
+const FIRST_READ: usize = 1024;
 /// The most handles beside one message.
 const HANDLES_MAX: usize = 8192;
 
@@ -93,10 +95,11 @@ const LOT: u8 = b'+';
 /// Receives one message; `None` once the other side is gone.
 pub(crate) fn receive(fd: BorrowedFd<'_>, patience: Patience) -> Result<Option<Received>> {
     let mut handles = Vec::new();
-    let mut header = [0; HEADER];
+    // Most messages are short, and come whole with the first read.
+    let mut start = [0; FIRST_READ];
     let mut got = 0;
     while got < HEADER {
-        let count = read(fd, &mut header[got..], &mut handles, patience)?;
+        let count = read(fd, &mut start[got..], &mut handles, patience)?;
         if count == 0 {
             return if got == 0 {
                 Ok(None)
@@ -106,19 +109,20 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, patience: Patience) -> Result<Option<R
         }
         // Bytes that carry further handles come before the header, one a read.
         let lots = if got == 0 {
-            header[..count]
+            start[..count]
                 .iter()
                 .take_while(|byte| **byte == LOT)
                 .count()
         } else {
             0
         };
-        header.copy_within(lots..count, 0);
+        if lots > 0 {
+            start.copy_within(lots..count, 0);
+        }
         got += count - lots;
     }
-    let number = |at: usize| {
-        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-    };
+    let number =
+        |at: usize| u32::from_le_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
     if number(0) != MAGIC {
         return Err(corrupt("it does not start as one"));
     }
@@ -129,8 +133,14 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, patience: Patience) -> Result<Option<R
     if n_handles > HANDLES_MAX || (!beside && length > INSIDE_MAX as u64) {
         return Err(corrupt("it is longer than messages are"));
     }
-    let mut body = vec![0; if beside { 0 } else { length as usize }];
-    let mut got = 0;
+    // The other side waits for an answer, or is done: nothing follows the body.
+    let inside = if beside { 0 } else { length as usize };
+    if got - HEADER > inside {
+        return Err(corrupt("it is longer than it says"));
+    }
+    let mut body = vec![0; inside];
+    body[..got - HEADER].copy_from_slice(&start[HEADER..got]);
+    let mut got = got - HEADER;
     while got < body.len() {
         let count = read(fd, &mut body[got..], &mut handles, patience)?;
         if count == 0 {

@@ -178,3 +178,84 @@ impl Drop for Mapping {
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
+
+/// From this size on, copies for another processor go past this one's caches.
+const STREAM_FROM: usize = 2 << 20;
+
+/// Copies bytes that another processor will read.
+///
+/// Long ones are written past the caches: the reader would have to fetch them from this
+/// processor's, and this one would first have to fetch what it is about to overwrite.
+///
+/// # Panics
+/// If the lengths differ.
+pub(crate) fn copy_for_another(to: &mut [u8], from: &[u8]) {
+    assert_eq!(to.len(), from.len(), "a copy between different lengths");
+    #[cfg(target_arch = "x86_64")]
+    if to.len() >= STREAM_FROM {
+        return stream(to, from);
+    }
+    to.copy_from_slice(from);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn stream(to: &mut [u8], from: &[u8]) {
+    use core::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+    const LINE: usize = 64;
+    const STEP: usize = size_of::<__m128i>();
+    // Streaming stores want whole aligned lines; the ends go the ordinary way.
+    let head = to.as_ptr().align_offset(LINE).min(to.len());
+    let (to_head, to) = to.split_at_mut(head);
+    let (from_head, from) = from.split_at(head);
+    to_head.copy_from_slice(from_head);
+    let whole = to.len() / LINE * LINE;
+    let (to, to_tail) = to.split_at_mut(whole);
+    let (from, from_tail) = from.split_at(whole);
+    for (to, from) in to.chunks_exact_mut(LINE).zip(from.chunks_exact(LINE)) {
+        let (to, from) = (to.as_mut_ptr(), from.as_ptr());
+        for at in (0..LINE).step_by(STEP) {
+            // SAFETY: both chunks are 64 bytes, and `at` is at most 48.
+            let from = unsafe { from.add(at) };
+            // SAFETY: 16 bytes from there are in the chunk; any alignment will do.
+            let bytes = unsafe { _mm_loadu_si128(from.cast::<__m128i>()) };
+            // SAFETY: as for `from`.
+            let to = unsafe { to.add(at) };
+            // SAFETY: 16 bytes from there are in the chunk, and aligned, as the chunk is.
+            unsafe { _mm_stream_si128(to.cast::<__m128i>(), bytes) };
+        }
+    }
+    // SAFETY: a fence. Streaming stores are not ordered with what publishes the bytes.
+    unsafe { _mm_sfence() };
+    to_tail.copy_from_slice(from_tail);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_streamed_copy_is_exact_at_any_offset() {
+        let from: Vec<u8> = (0..STREAM_FROM + 200)
+            .map(|n| (n * 7 % 251) as u8)
+            .collect();
+        for (offset, len) in [
+            (0, STREAM_FROM),
+            (1, STREAM_FROM + 63),
+            (17, STREAM_FROM + 100),
+            (64, STREAM_FROM + 1),
+        ] {
+            let mut to = vec![0; len + 100];
+            copy_for_another(&mut to[offset..offset + len], &from[3..3 + len]);
+            assert!(
+                to[offset..offset + len] == from[3..3 + len],
+                "offset {offset}, length {len}"
+            );
+            assert!(
+                to[..offset]
+                    .iter()
+                    .chain(&to[offset + len..])
+                    .all(|byte| *byte == 0)
+            );
+        }
+    }
+}

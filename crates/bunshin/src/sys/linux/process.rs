@@ -309,6 +309,13 @@ pub(crate) fn at_exit(handler: extern "C" fn()) {
     unsafe { libc::atexit(handler) };
 }
 
+/// Closes a descriptor whose owner, in the memory that a forked child has inherited, will
+/// never be used or dropped in this child.
+pub(crate) fn close_inherited(fd: i32) {
+    // SAFETY: the caller says that nobody in this process uses the number any more.
+    unsafe { libc::close(fd) };
+}
+
 /// Closes a descriptor that some value of this process still believes to own, and
 /// keeps its number taken, so that the value's own close does no harm.
 pub(crate) fn neutralize(fd: i32) {

@@ -10,9 +10,10 @@
 
 use std::cell::Cell;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::thread::futex;
@@ -95,11 +96,25 @@ pub(crate) fn is_own_thread(tid: u32) -> bool {
     tid != 0 && rustix::fs::stat(format!("/proc/self/task/{tid}")).is_ok()
 }
 
+/// This process's list of threads, opened once, and by which process.
+static TASKS: Mutex<Option<(u32, OwnedFd)>> = Mutex::new(None);
+
 /// How many threads this process has.
 pub(crate) fn count() -> io::Result<usize> {
-    // The link count of /proc/self/task is two and one for each thread: one call, no listing.
-    let stat = rustix::fs::stat("/proc/self/task")?;
-    Ok(usize::try_from(stat.st_nlink)
+    use rustix::fs::{Mode, OFlags};
+    let mut tasks = TASKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let fd = match tasks.take() {
+        Some((generation, fd)) if generation == self::generation() => fd,
+        _ => rustix::fs::open(
+            "/proc/self/task",
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?,
+    };
+    // The directory's link count is two and one for each thread: one call, no listing.
+    let stat = rustix::fs::fstat(&fd);
+    *tasks = Some((generation(), fd));
+    Ok(usize::try_from(stat?.st_nlink)
         .unwrap_or(usize::MAX)
         .saturating_sub(2)
         .max(1))
