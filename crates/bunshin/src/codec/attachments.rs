@@ -56,10 +56,9 @@ pub(crate) enum Beside {
 impl Outgoing {
     /// For messages whose reader shares `heap`, if any.
     pub(crate) fn new(heap: Option<Arc<Heap>>) -> Self {
-        Self {
-            heap,
-            ..Self::default()
-        }
+        let mut outgoing = Self::default();
+        outgoing.heap = heap;
+        outgoing
     }
 
     /// Runs `encode`, whose handles and blocks are added here.
@@ -170,6 +169,13 @@ impl Outgoing {
                 heap.recall(descriptor);
             }
         }
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        // Also when encoding has panicked.
+        self.discard();
     }
 }
 

@@ -9,6 +9,9 @@ use serde::de::DeserializeOwned;
 use super::attachments::{Incoming, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
 
+/// Values nested deeper than this are not decoded: they would overflow the stack.
+const DEPTH_MAX: usize = 256;
+
 /// Appends a value to `bytes`; what goes beside them ends up in `outgoing`.
 pub(crate) fn encode<T: Serialize + ?Sized>(
     value: &T,
@@ -32,7 +35,9 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
 /// Makes a value of bytes and of what came beside them.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], incoming: &mut Incoming) -> Result<T> {
     incoming.provide(|| {
-        rmp_serde::from_slice(bytes).map_err(|error| {
+        let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+        deserializer.set_max_depth(DEPTH_MAX);
+        T::deserialize(&mut deserializer).map_err(|error| {
             Error::because(
                 ErrorKind::Decode,
                 format!("decode a value of type {}", std::any::type_name::<T>()),

@@ -48,7 +48,7 @@ pub struct Receiver<T> {
 }
 
 impl<T> Receiver<T> {
-    pub(crate) fn new(side: Side, memory: Memory, handles: VecDeque<OwnedFd>) -> Self {
+    pub(crate) fn new(side: Side, memory: Memory, handles: VecDeque<(u64, OwnedFd)>) -> Self {
         Self {
             inner: untyped::Receiver::new(side, handles),
             memory,
@@ -305,7 +305,7 @@ pub(crate) struct ReceiverForm {
     memory: u32,
     socket: u32,
     /// Handles of messages that have not been received yet.
-    pending: Vec<u32>,
+    pending: Vec<(u64, u32)>,
 }
 
 impl<T> Receiver<T> {
@@ -317,9 +317,9 @@ impl<T> Receiver<T> {
         let socket = attach_copy(&self.inner.side.socket)?;
         let pending = self
             .inner
-            .take_pending()
+            .copy_pending()?
             .into_iter()
-            .map(Outgoing::attach)
+            .map(|(lot, handle)| Ok((lot, Outgoing::attach(handle)?)))
             .collect::<Result<_>>()?;
         self.inner.side.depart();
         Ok(ReceiverForm {
@@ -348,7 +348,7 @@ impl<T> Receiver<T> {
         let pending = form
             .pending
             .iter()
-            .map(|index| Incoming::detach(*index))
+            .map(|(lot, index)| Ok((*lot, Incoming::detach(*index)?)))
             .collect::<Result<_>>()?;
         let side = memory.end(End::Receiver, detach_socket(form.socket)?, None);
         Ok(Self::new(side, memory, pending))

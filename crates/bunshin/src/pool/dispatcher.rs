@@ -82,26 +82,45 @@ impl Core {
     /// Sorts what workers have finished to its batches.
     pub(crate) fn collect(&mut self) {
         let mut actions = Vec::new();
+        let mut tickets = Vec::new();
+        let has_extras = !self.task_handles.is_empty() || !self.task_blocks.is_empty();
         for (number, seen) in self.seen.iter_mut().enumerate() {
             let (state, table) = (&mut self.state, &self.table);
-            let (task_handles, task_blocks) = (&mut self.task_handles, &mut self.task_blocks);
-            let blocks_out = &mut self.blocks_out;
             table.finished(number, seen, |slot| {
                 let Some(ticket) = table.is_done(slot) else {
                     return;
                 };
                 actions.extend(state.finished(slot, ticket));
-                if !task_handles.is_empty() {
-                    task_handles.remove(&ticket);
-                }
-                if !task_blocks.is_empty() {
-                    for block in task_blocks.remove(&ticket).unwrap_or_default() {
-                        *blocks_out = blocks_out.saturating_sub(block.len);
-                    }
+                if has_extras {
+                    tickets.push(ticket);
                 }
             });
         }
+        for ticket in tickets {
+            self.forget_task(ticket);
+        }
         self.act(actions);
+    }
+
+    /// Forgets what went out beside a task that is over; gives its blocks.
+    pub(crate) fn forget_task(&mut self, ticket: u32) -> Vec<Descriptor> {
+        self.task_handles.remove(&ticket);
+        let blocks = self.task_blocks.remove(&ticket).unwrap_or_default();
+        let bytes: u64 = blocks.iter().map(|block| block.len).sum();
+        self.blocks_out = self.blocks_out.saturating_sub(bytes);
+        blocks
+    }
+
+    /// Forgets what went out beside tasks, none of which is left.
+    pub(crate) fn forget_all_tasks(&mut self) {
+        self.task_handles.clear();
+        for block in std::mem::take(&mut self.task_blocks)
+            .into_values()
+            .flatten()
+        {
+            self.heap.recall(block);
+        }
+        self.blocks_out = 0;
     }
 
     /// Reads the result in a slot, and leaves the slot.
@@ -234,15 +253,29 @@ impl Dispatcher {
         let mut core = self.lock();
         let actions = core.state.close_batch(batch);
         core.act(actions);
+        if *core.state.phase() == Phase::Closed && core.state.is_idle() {
+            core.dismiss(false);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits for a while for room in the table, which other batches fill.
+    pub(crate) fn wait_for_room(&self) {
+        let core = self.lock();
+        let _ = self.changed.wait_timeout(core, NUDGE / 10);
     }
 
     /// Slots for up to `most` tasks, fewer while many or large ones are out.
     pub(crate) fn take_slots(&self, most: usize, slots: &mut Vec<u32>) {
         let mut core = self.lock();
         let out = core.task_blocks.len();
-        let most = if core.blocks_out >= BLOCKS_OUT && out > self.n_workers {
+        // Descriptors in proportion to workers, never to tasks.
+        let with_handles = core.task_handles.len();
+        let most = if (core.blocks_out >= BLOCKS_OUT && out > self.n_workers)
+            || with_handles > 2 * self.n_workers
+        {
             0
-        } else if out > 0 {
+        } else if out + with_handles > 0 {
             // Large tasks: one at a time, or the limit would be passed by far.
             most.min(1)
         } else {
@@ -284,7 +317,8 @@ impl Dispatcher {
     pub(crate) fn submit(&self, batch: u64, written: &mut Vec<Written>) {
         let mut core = self.lock();
         let count = written.len();
-        let is_open = matches!(core.state.phase(), Phase::Open);
+        // A batch that was begun before the pool was closed goes on.
+        let is_open = matches!(core.state.phase(), Phase::Open | Phase::Closed);
         for Written {
             slot,
             position,
@@ -306,9 +340,9 @@ impl Dispatcher {
             }
         }
         if is_open {
-            core.wake_workers(count);
+            core.wake_workers(count, false);
         } else {
-            // It was closed or broken meanwhile: these will not be run.
+            // It was terminated or broken meanwhile: these will not be run.
             let actions = core.state.terminate();
             core.act(actions);
             self.changed.notify_all();
@@ -319,6 +353,9 @@ impl Dispatcher {
     pub(crate) fn take(&self, batch: u64, outcomes: &mut Vec<Outcome>) {
         let mut core = self.lock();
         core.collect();
+        if core.state.has_other_mail(batch) {
+            self.changed.notify_all();
+        }
         Self::take_locked(&mut core, batch, outcomes);
     }
 
@@ -351,6 +388,9 @@ impl Dispatcher {
         let mut core = self.lock();
         loop {
             core.collect();
+            if core.state.has_other_mail(batch) {
+                self.changed.notify_all();
+            }
             Self::take_locked(&mut core, batch, outcomes);
             if !outcomes.is_empty() {
                 return Ok(());
@@ -363,7 +403,7 @@ impl Dispatcher {
                 continue;
             }
             core.is_watched = true;
-            let waited = self.watch_once(core, low_water);
+            let waited = self.watch_once(core, batch, low_water);
             core = self.lock();
             core.is_watched = false;
             let handled = waited.map(|(sent, any_ended)| {
@@ -383,6 +423,7 @@ impl Dispatcher {
     fn watch_once<'a>(
         &'a self,
         mut core: MutexGuard<'a, Core>,
+        batch: u64,
         low_water: usize,
     ) -> Result<(Vec<usize>, bool)> {
         let mut spin = core.spin;
@@ -395,7 +436,8 @@ impl Dispatcher {
             let found = linger(&mut spin, || table.any_finished(&seen));
             core = self.lock();
             core.spin = spin;
-            if found {
+            // Another thread may have taken this batch's results out of the table meanwhile.
+            if found || core.state.has_mail(batch) {
                 return Ok((Vec::new(), false));
             }
         }
@@ -418,7 +460,7 @@ impl Dispatcher {
         if let Ok((sent, false)) = &result {
             if sent.is_empty() {
                 let core = self.lock();
-                core.wake_workers(table.waiting());
+                core.wake_workers(table.waiting(), true);
             }
         }
         result
@@ -442,7 +484,7 @@ impl Dispatcher {
         if self.is_ours() {
             let mut core = self.lock();
             core.state.close();
-            if !core.state.has_tasks() {
+            if core.state.is_idle() {
                 core.dismiss(false);
             }
         }
@@ -473,7 +515,7 @@ impl Dispatcher {
                 ));
             }
             core.collect();
-            if !core.state.has_tasks() {
+            if core.state.is_idle() || *core.state.phase() != Phase::Closed {
                 core.dismiss(false);
             }
             core.bury_dead();

@@ -10,7 +10,7 @@ use crate::codec::attachments::Outgoing;
 use crate::codec::outcome::Failure;
 use crate::codec::serde::{decode, encode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{Target, TaskError, target};
+use crate::process::{Target, TaskError, panic, target};
 use crate::shm::table::SLOTS;
 
 /// Tasks that are written before they are put into the queue together.
@@ -120,14 +120,21 @@ impl<'a> Batch<'a> {
                     }
                 }
             }
+            let had_any = !outcomes.is_empty();
             for (position, outcome) in outcomes.drain(..) {
                 results.set(position, outcome.and_then(read));
             }
             if let Some(report) = &mut self.progress {
                 report(results.done, results.results.len().max(expected));
             }
-            if results.out == 0 && items.peek().is_none() {
-                return results.finish();
+            if results.out == 0 {
+                if items.peek().is_none() {
+                    return results.finish();
+                }
+                if !had_any {
+                    // Other maps have all the room.
+                    dispatcher.wait_for_room();
+                }
             }
         }
     }
@@ -147,28 +154,30 @@ impl Run<'_> {
     where
         T: Serialize,
     {
-        let mut slots = Vec::new();
         let mut bytes = Vec::new();
-        let mut lot = Vec::new();
+        let mut lot = Lot {
+            run: self,
+            slots: Vec::new(),
+            written: Vec::new(),
+        };
         loop {
-            slots.clear();
-            self.dispatcher.take_slots(LOT, &mut slots);
-            if slots.is_empty() {
+            self.dispatcher.take_slots(LOT, &mut lot.slots);
+            if lot.slots.is_empty() {
                 return;
             }
-            while let Some(slot) = slots.pop() {
+            while !lot.slots.is_empty() {
                 let Some((position, item)) = items.next() else {
-                    slots.push(slot);
                     break;
                 };
+                let Some(slot) = lot.slots.pop() else { break };
                 results.results.push(None);
+                results.out += 1;
                 bytes.clear();
                 let mut outgoing = self.dispatcher.outgoing();
                 match self.write(slot, item, &mut bytes, &mut outgoing) {
                     Ok(()) => {
-                        results.out += 1;
-                        let is_large = !outgoing.blocks.is_empty();
-                        lot.push(Written {
+                        let is_large = !outgoing.blocks.is_empty() || !outgoing.handles.is_empty();
+                        lot.written.push(Written {
                             slot,
                             position,
                             outgoing,
@@ -179,19 +188,14 @@ impl Run<'_> {
                         }
                     }
                     Err(error) => {
-                        results.out += 1;
                         results.set(position, Err(TaskError::Arguments(error)));
-                        self.dispatcher.give_back(slot);
+                        lot.slots.push(slot);
                     }
                 }
             }
-            for slot in slots.drain(..) {
-                self.dispatcher.give_back(slot);
-            }
-            if lot.is_empty() {
+            if !lot.submit() {
                 return;
             }
-            self.dispatcher.submit(self.batch, &mut lot);
         }
     }
 
@@ -202,11 +206,45 @@ impl Run<'_> {
         bytes: &mut Vec<u8>,
         outgoing: &mut Outgoing,
     ) -> Result<()> {
-        encode(&(&item,), bytes, outgoing).inspect_err(|_| outgoing.discard())?;
+        // The item's own code may panic: that is this item's error, not the map's end.
+        panic::catch(false, || encode(&(&item,), bytes, outgoing))
+            .unwrap_or_else(|failure| Err(Error::new(ErrorKind::Encode, target::said(failure))))
+            .inspect_err(|_| outgoing.discard())?;
         // What went beside the item must have no other holder, or workers could not write to it.
         drop(item);
         self.dispatcher
             .write(slot, self.entry, self.chunk, bytes, outgoing)
+    }
+}
+
+/// Tasks that are being written, and slots for more.
+struct Lot<'a> {
+    run: &'a Run<'a>,
+    slots: Vec<u32>,
+    written: Vec<Written>,
+}
+
+impl Lot<'_> {
+    /// Puts what was written into the queue, and gives the other slots back. False if
+    /// nothing was written.
+    fn submit(&mut self) -> bool {
+        for slot in self.slots.drain(..) {
+            self.run.dispatcher.give_back(slot);
+        }
+        let any = !self.written.is_empty();
+        if any {
+            self.run
+                .dispatcher
+                .submit(self.run.batch, &mut self.written);
+        }
+        any
+    }
+}
+
+impl Drop for Lot<'_> {
+    fn drop(&mut self) {
+        // Also if the caller's iterator panics.
+        self.submit();
     }
 }
 
@@ -264,7 +302,9 @@ fn read<R: DeserializeOwned>(arrived: Arrived) -> Result<R, TaskError> {
             Err(error) => Err(TaskError::Result(error)),
         };
     }
-    decode(input.as_bytes(), &mut incoming).map_err(TaskError::Result)
+    panic::catch(false, || decode(input.as_bytes(), &mut incoming))
+        .unwrap_or_else(|failure| Err(Error::new(ErrorKind::Decode, target::said(failure))))
+        .map_err(TaskError::Result)
 }
 
 /// The same error for each item.

@@ -141,6 +141,21 @@ impl State {
         self.mailboxes.get_mut(&batch)?.pop_front()
     }
 
+    pub(crate) fn has_mail(&self, batch: u64) -> bool {
+        self.mailboxes
+            .get(&batch)
+            .is_some_and(|mail| !mail.is_empty())
+    }
+
+    /// Whether there are outcomes for another batch than this.
+    pub(crate) fn has_other_mail(&self, batch: u64) -> bool {
+        self.mailboxes.len() > 1
+            && self
+                .mailboxes
+                .iter()
+                .any(|(other, mail)| *other != batch && !mail.is_empty())
+    }
+
     fn deliver(&mut self, batch: u64, delivery: Delivery) -> Option<Action> {
         match self.mailboxes.get_mut(&batch) {
             Some(mail) => {
@@ -223,8 +238,7 @@ impl State {
                 self.early_ends
             )));
         }
-        let has_work = self.tasks.iter().any(Option::is_some);
-        if self.phase == Phase::Open || (self.phase == Phase::Closed && has_work) {
+        if self.phase == Phase::Open || (self.phase == Phase::Closed && !self.is_idle()) {
             actions.push(Action::Replace { worker });
         }
         actions
@@ -278,6 +292,11 @@ impl State {
             }
         }
         actions
+    }
+
+    /// Whether there is nothing to do, and nobody who may bring more.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.mailboxes.is_empty() && !self.has_tasks()
     }
 
     pub(crate) fn has_tasks(&self) -> bool {
@@ -419,6 +438,7 @@ mod tests {
                 .contains(&Action::Replace { worker: 0 })
         );
         state.finished(task.0, task.1);
+        state.close_batch(batch);
         assert!(state.ended(1, &[], "signal 9").is_empty());
     }
 

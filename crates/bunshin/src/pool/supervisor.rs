@@ -197,7 +197,7 @@ impl Core {
                 // Its blocks are about to be let go: what has not been read is read now.
                 Held::Done => self.read_early(*slot),
                 Held::Running => {
-                    for block in self.task_blocks.remove(ticket).unwrap_or_default() {
+                    for block in self.forget_task(*ticket) {
                         self.heap.recall(block);
                     }
                 }
@@ -214,7 +214,7 @@ impl Core {
         let actions = self.state.ended(number, &held, &how);
         self.act(actions);
         // Somebody else may have to do what it would have done.
-        self.wake_workers(self.table.waiting());
+        self.wake_workers(self.table.waiting(), true);
     }
 
     pub(crate) fn act(&mut self, actions: Vec<Action>) {
@@ -230,12 +230,15 @@ impl Core {
                 }
             }
         }
+        if !self.state.has_tasks() {
+            self.forget_all_tasks();
+        }
     }
 
-    /// Rings as many sleeping workers as there are tasks for.
-    pub(crate) fn wake_workers(&self, tasks: usize) {
+    /// Rings as many sleeping workers as there are tasks for; see [`Table::sleepers`].
+    pub(crate) fn wake_workers(&self, tasks: usize, doubtful: bool) {
         let mut wake = Vec::new();
-        self.table.sleepers(tasks, &mut wake);
+        self.table.sleepers(tasks, doubtful, &mut wake);
         for number in wake {
             if let Some(worker) = &self.workers[number] {
                 // One that is gone is replaced.

@@ -4,8 +4,10 @@
 //! the encoded [`Preparation`], and the encoded arguments. The answer is `RETURNED` with
 //! the encoded result, or `FAILED` with an encoded failure; then the child exits.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +32,8 @@ pub(crate) struct Preparation {
     pub(crate) entry: u64,
     pub(crate) name: String,
     /// The parent's working directory, for children whose own may be another.
-    pub(crate) directory: Option<std::path::PathBuf>,
+    /// Its bytes, as it need not be text.
+    pub(crate) directory: Option<Vec<u8>>,
 }
 
 /// Turns this process into a child if it was started as one; then it does not return.
@@ -135,7 +138,7 @@ fn receive(control: &OwnedFd) -> Result<(Preparation, Call)> {
 fn answer(control: &OwnedFd, preparation: &Preparation, mut call: Call) -> i32 {
     if let Some(directory) = &preparation.directory {
         // As in a copy of the parent, whose directory may be gone too.
-        let _ = std::env::set_current_dir(directory);
+        let _ = std::env::set_current_dir(OsStr::from_bytes(directory));
     }
     let entry = if preparation.stamp == image::stamp() {
         target::find(preparation.entry)
@@ -157,6 +160,7 @@ fn answer(control: &OwnedFd, preparation: &Preparation, mut call: Call) -> i32 {
 /// Gives this process its identity as a child.
 pub(crate) fn settle_in(name: &str) {
     process::set_thread_name(name);
+    super::start_method::reset_start_method();
     panic::install_hook();
 }
 

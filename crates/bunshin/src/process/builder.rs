@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -97,13 +98,15 @@ impl ProcessBuilder {
             socket::pair().map_err(|error| Error::os(format!("start process {name}"), error))?;
         let method = self.start_method.unwrap_or_else(start_method);
         let started = if method == StartMethod::Fork {
-            let call = move || bootstrap::forked_call(arguments, outgoing.handles);
+            let handles = std::mem::take(&mut outgoing.handles);
+            let call = move || bootstrap::forked_call(arguments, handles);
             fork::start_forked(entry, &name, &control, theirs, self.may_fork_threads, call)?
         } else {
             // The message waits in the socket, so that the child need not wait for it.
             let directory = (method == StartMethod::Forkserver)
                 .then(|| std::env::current_dir().ok())
-                .flatten();
+                .flatten()
+                .map(|directory| directory.into_os_string().into_vec());
             let preparation = Preparation {
                 stamp: image::stamp(),
                 entry,

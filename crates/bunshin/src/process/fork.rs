@@ -19,8 +19,8 @@ use super::{panic, target};
 use crate::codec::outcome::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::process::{self, Started};
-use crate::sys::{socket, thread};
-use crate::transport::Patience;
+use crate::sys::{image, socket, thread};
+use crate::transport::{Patience, channel};
 
 /// Runs before `main`, in the order of the linker: turns a started program into a child.
 #[used]
@@ -37,10 +37,15 @@ static BEFORE_MAIN: extern "C" fn() = {
 
 /// Refuses to fork while there are other threads.
 fn check_threads() -> Result<()> {
-    let count =
-        thread::count().map_err(|error| Error::os("count the threads of this process", error))?;
-    if count == 1 {
-        return Ok(());
+    let mut count = 0;
+    // A thread that has been joined may be listed for a moment longer.
+    for _ in 0..20 {
+        count = thread::count()
+            .map_err(|error| Error::os("count the threads of this process", error))?;
+        if count == 1 {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
     Err(Error::new(
         ErrorKind::Threads,
@@ -67,6 +72,7 @@ unsafe fn start(work: impl FnOnce() -> i32) -> Result<Started> {
             Ok(started)
         }
         Ok(None) => {
+            image::map_code();
             if !process::die_with(parent) {
                 process::exit_now(1);
             }
@@ -94,7 +100,7 @@ pub(crate) fn start_forked(
         use std::os::fd::AsRawFd;
         // The parent's end must not stay open here, or the child would not learn of its death.
         process::close_inherited(control.as_raw_fd());
-        crate::transport::channel::abandon_inherited();
+        channel::abandon_inherited();
         let mut call = call();
         bootstrap::settle_in(name);
         if let Some(entry) = entry {
@@ -168,14 +174,23 @@ pub fn fork() -> Result<Fork> {
 /// `signal-safety(7)` lists, or the caller knows that no such lock is wanted.
 pub unsafe fn fork_unchecked() -> Result<Fork> {
     let _ = std::io::stdout().flush();
+    // The child goes on with everything: shared memory that this process holds is its too.
+    thread::count_copy();
+    channel::count_for_copy();
     // SAFETY: the caller vouches for the threads.
     match unsafe { process::fork() } {
         Ok(Some(started)) => {
             let child = Child::new(format!("Fork-{}", started.pid), started, false);
             Ok(Fork::Parent(Process::new(Arc::new(child), None)))
         }
-        Ok(None) => Ok(Fork::Child),
-        Err(error) => Err(Error::os("fork", error)),
+        Ok(None) => {
+            channel::were_counted();
+            Ok(Fork::Child)
+        }
+        Err(error) => {
+            channel::uncount_for_copy();
+            Err(Error::os("fork", error))
+        }
     }
 }
 

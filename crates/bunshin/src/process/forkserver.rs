@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::process::{self, Sig, Started};
 use crate::sys::server::Cloner;
 use crate::sys::socket::{self, Interest};
-use crate::sys::thread;
+use crate::sys::{image, thread};
 use crate::transport::{Patience, stream};
 
 const CLONE: u16 = 1;
@@ -155,6 +155,7 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
         let mut outgoing = Outgoing::default();
         let (kind, number) = match cloner.clone() {
             Ok(None) => {
+                image::map_code();
                 process::restore_interrupts(interrupts);
                 return Cloned {
                     control: child_control,

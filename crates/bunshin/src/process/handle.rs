@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, Once, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +21,9 @@ use crate::sys::process::{self, Sig, Started};
 use crate::sys::socket::{self, Interest};
 use crate::sys::thread;
 use crate::transport::{Patience, stream};
+
+/// How long reading what a dead child has sent may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A child process, whatever it returns.
 #[derive(Debug)]
@@ -400,9 +403,25 @@ impl<R: DeserializeOwned> Process<R> {
         let Some(control) = &self.control else {
             return Err(self.lost(self.known_end()));
         };
-        match stream::receive(control.as_fd(), Patience::Forever) {
+        // The socket alone does not tell that the child has ended: its children may have it too.
+        let watched = [
+            (control.as_fd(), Interest::Readable),
+            (self.child.pidfd(), Interest::Readable),
+        ];
+        let mut ready = Vec::new();
+        let waited = socket::poll(&watched, None, &mut ready)
+            .and_then(|_| socket::poll(&watched[..1], Some(Instant::now()), &mut ready));
+        let patience = match waited {
+            Ok(0) => return Err(self.lost(self.known_end())),
+            Ok(_) if self.is_alive() => Patience::Forever,
+            // What a dead child has sent is there; if it is not whole, it never will be.
+            Ok(_) => Patience::within(LAST_WORDS),
+            Err(error) => return Err(TaskError::Result(Error::os("wait for a result", error))),
+        };
+        match stream::receive(control.as_fd(), patience) {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(self.lost(self.known_end())),
+            Err(error) if error.is_timeout() => Err(self.lost(self.known_end())),
             Err(error) => Err(TaskError::Result(error)),
         }
     }

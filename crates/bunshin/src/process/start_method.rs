@@ -114,3 +114,8 @@ pub fn set_start_method(method: StartMethod) {
         .unwrap_or(2);
     DEFAULT.store(position as u8 + 1, Ordering::Relaxed);
 }
+
+/// Children begin with the default.
+pub(super) fn reset_start_method() {
+    DEFAULT.store(0, Ordering::Relaxed);
+}

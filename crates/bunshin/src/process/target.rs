@@ -140,7 +140,8 @@ pub(crate) fn fail(call: &mut Call, failure: &Failure) {
     let _ = encode(failure, &mut call.output, &mut call.outgoing);
 }
 
-fn said(failure: Failure) -> String {
+/// A failure in words.
+pub(crate) fn said(failure: Failure) -> String {
     match failure {
         Failure::Panicked { message, location } => {
             format!(

@@ -93,7 +93,7 @@ impl Drop for SharedCell {
     fn drop(&mut self) {
         // A guard that was forgotten leaves the lock in this thread's list, which must not
         // lead to memory that is gone.
-        if self.raw().is_held_here() {
+        if Arc::strong_count(&self.segment) == 1 && self.raw().is_held_here() {
             std::mem::forget(Arc::clone(&self.segment));
         }
     }

@@ -7,24 +7,25 @@
 //! | Bits of the state | Means |
 //! |---|---|
 //! | 0..=61 | the member of that number holds the block |
-//! | 62 | the block is being made, or its memory is being given back |
+//! | 62 | the block is being made, or named in a message, or its memory is being given back |
 //! | 63 | a message that names the block is on its way |
 //!
 //! | From | To | By |
 //! |---|---|---|
 //! | 0 | one holder | `alloc`, compare-and-swap |
-//! | holder | holder + on its way | the sender, when it writes the message |
+//! | holder | holder + 62, holder + on its way | the sender, when it writes the message |
 //! | on its way (+ holder) | receiver (+ holder) | the receiver, when it reads the message |
 //! | one holder less | | whoever lets go; at 0 the block is free again |
 //!
 //! Only a holder that is alone may write (`is_alone`): nobody can become a second one
-//! but through a message that this holder sends. Free blocks keep their memory up to a
+//! but through a message that this holder sends. A member holds a block once: one that comes
+//! back to where it is held still is copied. Free blocks keep their memory up to a
 //! limit, as fresh pages cost more than the copy into them.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, Unused};
 use super::layout::{HEAP_BLOCKS, HEAP_TABLE};
 use super::lock::RawLock;
 use super::segment::{Segment, Shared};
@@ -38,23 +39,25 @@ const ON_ITS_WAY: u64 = 1 << 63;
 pub(crate) const MEMBERS: u32 = 62;
 
 /// Free memory that a heap keeps for the next blocks.
-const KEEP: u64 = 256 << 20;
+const KEEP: u64 = if cfg!(loom) { 1 } else { 256 << 20 };
 /// A larger block gives its memory back as soon as nobody holds it.
-const KEEP_BLOCK: u64 = 128 << 20;
+const KEEP_BLOCK: u64 = if cfg!(loom) { 64 << 10 } else { 128 << 20 };
 /// The smallest block.
 const SMALLEST: u64 = 64 << 10;
 
 #[repr(C)]
+#[cfg_attr(loom, derive(Default))]
 struct Table {
     lock: RawLock,
     /// Where the next new block starts in the memory behind the segment.
     next: AtomicU64,
     /// Blocks that were ever made: the rest of the table is untouched.
     made: AtomicU32,
-    _spare: [AtomicU32; 3],
+    _spare: [Unused; 3],
 }
 
 #[repr(C)]
+#[cfg_attr(loom, derive(Default))]
 struct Entry {
     state: AtomicU64,
     offset: AtomicU64,
@@ -65,7 +68,9 @@ struct Entry {
     times: AtomicU32,
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Table>() == 64);
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Entry>() == 32);
 const _: () = assert!(HEAP_TABLE == 64 + HEAP_BLOCKS * 32);
 
@@ -301,6 +306,7 @@ impl Heap {
             map,
             len,
             generation: thread::generation(),
+            copies: thread::copies(),
         })
     }
 
@@ -390,6 +396,9 @@ impl Heap {
             if seen & ON_ITS_WAY == 0 || times.load(Ordering::Relaxed) != descriptor.times {
                 return Err(corrupt("which nobody has sent"));
             }
+            if seen & bit != 0 {
+                return self.claim_copy(index, len);
+            }
             match state.compare_exchange_weak(
                 seen,
                 seen & !ON_ITS_WAY | bit,
@@ -400,6 +409,23 @@ impl Heap {
                 Err(now) => seen = now,
             }
         }
+    }
+
+    /// Receives a block that this process holds already, as a copy: its bit cannot say that
+    /// there are two, each of which would believe to be alone.
+    fn claim_copy(&self, index: usize, len: usize) -> Result<Block> {
+        let copied = self.map(index, len).and_then(|map| {
+            // The handle is not needed: the memory lives as long as it is mapped.
+            let (mut block, _) = Block::alone(len)?;
+            // SAFETY: `map` checked the length. Nobody writes while the block is on its way.
+            let bytes = unsafe { std::slice::from_raw_parts(map.start().as_ptr(), len) };
+            if let Some(to) = block.bytes_mut() {
+                to.copy_from_slice(bytes);
+            }
+            Ok(block)
+        });
+        self.let_go(index, ON_ITS_WAY);
+        copied
     }
 
     /// Undoes the sending of a block whose message does not go out, or that nobody
@@ -428,7 +454,9 @@ impl Heap {
                 self.let_go(index, ON_ITS_WAY);
             }
             if member < MEMBERS && state & (1 << member) != 0 {
-                self.let_go(index, 1 << member);
+                // Nobody else could be naming the block in a message.
+                let was_naming = state == MAKING | 1 << member;
+                self.let_go(index, if was_naming { state } else { 1 << member });
             }
         }
     }
@@ -451,6 +479,8 @@ pub(crate) struct Block {
     len: usize,
     /// Of the process that holds it: a forked child has a copy that does not count.
     generation: u32,
+    /// Raw copies of this process that had been made by then: a later one has this block too.
+    copies: u32,
 }
 
 #[derive(Debug)]
@@ -478,6 +508,7 @@ impl Block {
                 map: Arc::new(map),
                 len,
                 generation: thread::generation(),
+                copies: thread::copies(),
             },
             fd,
         ))
@@ -503,6 +534,7 @@ impl Block {
             map: Arc::new(map),
             len,
             generation: thread::generation(),
+            copies: thread::copies(),
         })
     }
 
@@ -526,15 +558,30 @@ impl Block {
         Some(unsafe { std::slice::from_raw_parts_mut(self.map.start().as_ptr(), self.len) })
     }
 
+    /// Whether a fork has made a copy of this holder: then both may read, and neither may
+    /// write or free the memory.
+    fn has_copy(&self) -> bool {
+        self.generation != thread::generation() || self.copies != thread::copies()
+    }
+
     /// Whether nobody else holds the block or is about to.
     fn is_alone(&self) -> bool {
         match &self.home {
+            _ if self.has_copy() => false,
             Home::Alone => true,
             Home::Common => false,
-            Home::Heap { .. } if self.generation != thread::generation() => false,
             Home::Heap { heap, index } => {
                 Some(heap.entry(*index).state.load(Ordering::Acquire)) == heap.bit()
             }
+        }
+    }
+
+    /// Which block of its heap it is.
+    #[cfg(loom)]
+    pub(super) fn index(&self) -> Option<usize> {
+        match &self.home {
+            Home::Heap { index, .. } => Some(*index),
+            Home::Alone | Home::Common => None,
         }
     }
 
@@ -560,13 +607,13 @@ impl Block {
         let entry = home.entry(*index);
         let mut seen = entry.state.load(Ordering::Relaxed);
         loop {
-            if seen & ON_ITS_WAY != 0 {
+            if seen & (ON_ITS_WAY | MAKING) != 0 {
                 return None;
             }
             match entry.state.compare_exchange_weak(
                 seen,
-                seen | ON_ITS_WAY,
-                Ordering::Release,
+                seen | MAKING,
+                Ordering::Acquire,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => break,
@@ -575,7 +622,12 @@ impl Block {
         }
         entry.sender.store(home.member, Ordering::Relaxed);
         let times = entry.times.load(Ordering::Relaxed).wrapping_add(1);
-        entry.times.store(times, Ordering::Release);
+        entry.times.store(times, Ordering::Relaxed);
+        // Whoever sees it on its way sees by whom: the burial of its sender before must not
+        // take it for one of his.
+        entry
+            .state
+            .fetch_xor(MAKING | ON_ITS_WAY, Ordering::Release);
         Some(Descriptor {
             index: *index as u32,
             times,
@@ -587,7 +639,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         // A copy that a fork made does not count; the block stays held for the other one.
-        if thread::is_left_to_child() || self.generation != thread::generation() {
+        if thread::is_left_to_child() || self.has_copy() {
             return;
         }
         if let Home::Heap { heap, index } = &self.home {

@@ -20,32 +20,36 @@
 //! value that it then waits for (`futex(2)` compares again), and whoever gets the lock
 //! after having slept keeps the bit, as others may sleep still. The kernel finds the
 //! word through the thread's list of robust locks (see `sys::thread`), into which the
-//! owner links it; between the swap of the word and the link, `pending` names it.
+//! owner links it; between the swap of the word and the link, `pending` names it. It also
+//! does while a thread sleeps, so that one that is killed after it has been woken, and before
+//! it has the lock, does not take the wake-up along: the kernel then wakes the next.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use super::atomic::{AtomicU32, Ordering, Unused};
 use super::segment::Shared;
-use crate::sys::thread::{
-    self, NEXT_IN_NODE, Node, OWNER, OWNER_DIED, Pending, WAITERS, WORD_FROM_NEXT,
-};
+use super::system::{self as thread, Node, OWNER, OWNER_DIED, Pending, WAITERS};
 
 /// Tries before a thread goes to sleep on a lock that another processor holds.
-const SPINS: u32 = 100;
+const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
 
 /// A robust lock; 40 bytes, valid when zeroed.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(crate) struct RawLock {
     word: AtomicU32,
-    _shape: [AtomicU32; 5],
+    _shape: [Unused; 5],
     node: Node,
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<RawLock>() == 40);
+#[cfg(not(loom))]
 const _: () = assert!(
-    std::mem::offset_of!(RawLock, node) as isize + NEXT_IN_NODE as isize + WORD_FROM_NEXT
+    std::mem::offset_of!(RawLock, node) as isize
+        + thread::NEXT_IN_NODE as isize
+        + thread::WORD_FROM_NEXT
         == std::mem::offset_of!(RawLock, word) as isize
 );
 
@@ -133,19 +137,16 @@ impl RawLock {
                 break;
             }
         }
+        // Pending over the wait too: whoever is woken and dies before it takes the lock has
+        // taken the wake-up along, and the kernel then wakes the next one.
+        let pending = Pending::begin(&self.node).map_err(Refused::Unsupported)?;
         let mut slept = 0;
         loop {
             let seen = self.word.load(Ordering::Relaxed);
             if seen & OWNER == 0 {
-                // Not held over the wait below: the kernel must not think that this thread
-                // is taking a lock while it sleeps.
-                let pending = Pending::begin(&self.node).map_err(Refused::Unsupported)?;
-                let taken = self.take_unowned(seen, tid, slept);
-                if taken.is_some() {
+                if let Some(taken) = self.take_unowned(seen, tid, slept) {
                     pending.link(&self.node);
-                }
-                pending.end();
-                if let Some(taken) = taken {
+                    pending.end();
                     return Ok(taken);
                 }
                 continue;
@@ -161,6 +162,7 @@ impl RawLock {
             }
             slept = WAITERS;
             if thread::futex_wait(&self.word, waiting, deadline) {
+                pending.end();
                 return Err(Refused::Held);
             }
         }
@@ -204,5 +206,13 @@ impl RawLock {
     /// Whether a thread of this process holds the lock; the memory must then stay mapped.
     pub(crate) fn is_held_here(&self) -> bool {
         thread::is_own_thread(self.word.load(Ordering::Relaxed) & OWNER)
+    }
+}
+
+#[cfg(loom)]
+impl RawLock {
+    /// What the kernel does to this lock when the thread that calls this has been killed.
+    pub(super) fn thread_ended(&self) {
+        thread::thread_ended(&self.word, &self.node);
     }
 }

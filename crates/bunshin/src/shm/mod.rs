@@ -1,10 +1,24 @@
 #![doc = include_str!("LAYOUT.md")]
 #![allow(unsafe_code)]
 
+mod atomic;
 pub(crate) mod cell;
 pub(crate) mod heap;
 pub(crate) mod layout;
 pub(crate) mod lock;
 pub(crate) mod ring;
+#[cfg(not(loom))]
+pub(crate) mod segment;
+#[cfg(loom)]
+#[path = "loom_segment.rs"]
 pub(crate) mod segment;
 pub(crate) mod table;
+
+#[cfg(not(loom))]
+use crate::sys::thread as system;
+#[cfg(loom)]
+#[path = "loom_system.rs"]
+mod system;
+
+#[cfg(all(test, loom))]
+mod loom_tests;

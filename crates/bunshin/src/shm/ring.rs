@@ -21,8 +21,8 @@
 //! fences between the two make at least one of them see the other's store.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use super::atomic::{AtomicU32, AtomicU64, Ordering, Unused, fence};
 use super::layout::{RING, RING_HEADER};
 use super::lock::RawLock;
 use super::segment::{Segment, Shared};
@@ -33,31 +33,35 @@ const RUNG: u32 = 2;
 
 /// A ring's header in the segment.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub(crate) struct RingHeader {
     tail: AtomicU64,
     sender_cpu: AtomicU32,
-    _sender: [AtomicU32; 13],
+    sender_pid: AtomicU32,
+    _sender: [Unused; 12],
 
     head: AtomicU64,
     receiver_cpu: AtomicU32,
-    _receiver: [AtomicU32; 13],
+    receiver_pid: AtomicU32,
+    _receiver: [Unused; 12],
 
     /// The receiver's bell, and how many processes use the receiving side.
     data_bell: AtomicU32,
     receivers: AtomicU32,
-    _data: [AtomicU32; 14],
+    _data: [Unused; 14],
 
     /// The sender's bell, and how many processes use the sending side.
     space_bell: AtomicU32,
     senders: AtomicU32,
-    _space: [AtomicU32; 14],
+    _space: [Unused; 14],
 
     send_lock: RawLock,
-    _send: [AtomicU32; 6],
+    _send: [Unused; 6],
     receive_lock: RawLock,
-    _receive: [AtomicU32; 6],
+    _receive: [Unused; 6],
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<RingHeader>() == RING_HEADER);
 
 // SAFETY: atomics, and locks that are `Shared` themselves.
@@ -260,6 +264,26 @@ impl Ring {
     #[inline]
     pub(crate) fn is_closed(&self, end: End) -> bool {
         self.users(end).load(Ordering::Acquire) == 0
+    }
+
+    /// Notes which process to watch for the end of this side; 0 for none.
+    pub(crate) fn set_pid(&self, end: End, pid: u32) {
+        let header = self.header();
+        let own = match end {
+            End::Sender => &header.sender_pid,
+            End::Receiver => &header.receiver_pid,
+        };
+        own.store(pid, Ordering::Relaxed);
+    }
+
+    /// Which process to watch for the end of that side; 0 for none.
+    pub(crate) fn pid(&self, end: End) -> u32 {
+        let header = self.header();
+        let of = match end {
+            End::Sender => &header.sender_pid,
+            End::Receiver => &header.receiver_pid,
+        };
+        of.load(Ordering::Relaxed)
     }
 
     /// Notes which processor this side runs on.

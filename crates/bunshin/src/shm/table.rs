@@ -32,16 +32,16 @@
 //! and then looks at the bell.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
+use super::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, Unused, fence};
 use super::layout::{HEADER, HEAP_TABLE, Kind};
 use super::segment::{Segment, Shared};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Tasks that can be outstanding.
-pub(crate) const SLOTS: usize = 1024;
+pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { 1024 };
 /// Bytes of a task or result that lie in the slot itself.
-pub(crate) const BODY: usize = 216;
+pub(crate) const BODY: usize = if cfg!(loom) { 1 } else { 216 };
 /// Workers at most.
 pub(crate) const WORKERS: usize = 4096;
 
@@ -58,32 +58,35 @@ const RUNG: u32 = 2;
 const SEARCHING: u32 = 3;
 
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 struct Head {
     workers: AtomicU32,
     /// 1 once workers are to end when there is nothing left.
     closing: AtomicU32,
-    _first: [AtomicU32; 14],
+    _first: [Unused; 14],
     tail: AtomicU64,
-    _tail: [AtomicU64; 7],
+    _tail: [Unused; 14],
     head: AtomicU64,
-    _head: [AtomicU64; 7],
+    _head: [Unused; 14],
     parent_bell: AtomicU32,
     /// The parent wants to be woken when so few tasks are left in the queue.
     low_water: AtomicU32,
     parent_cpu: AtomicU32,
-    _parent: [AtomicU32; 13],
+    _parent: [Unused; 13],
 }
 
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 struct WorkerLine {
     bell: AtomicU32,
-    _bell: [AtomicU32; 15],
+    _bell: [Unused; 15],
     /// How many tasks this worker has finished: entries of its list.
     finished: AtomicU64,
-    _finished: [AtomicU64; 7],
+    _finished: [Unused; 14],
 }
 
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 struct Slot {
     state: AtomicU64,
     entry: AtomicU64,
@@ -92,12 +95,15 @@ struct Slot {
     handles: AtomicU16,
     flags: AtomicU16,
     chunk: AtomicU32,
-    _spare: AtomicU64,
+    _spare: [Unused; 2],
     body: [AtomicU8; BODY],
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Head>() == 256);
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<WorkerLine>() == 128);
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Slot>() == 256);
 
 // SAFETY: atomics.
@@ -261,8 +267,13 @@ impl Table {
         let head = self.head();
         let tail = head.tail.load(Ordering::Relaxed);
         // There are as many entries as slots, but the head may lag behind its claims.
-        while tail - head.head.load(Ordering::Acquire) >= SLOTS as u64 {
-            self.help(head.head.load(Ordering::Acquire));
+        loop {
+            // Looked at once a round: a head that has caught up with the tail is not to be moved.
+            let taken = head.head.load(Ordering::Acquire);
+            if tail - taken < SLOTS as u64 {
+                break;
+            }
+            self.help(taken);
         }
         self.slot(slot)
             .state
@@ -272,19 +283,14 @@ impl Table {
         head.tail.store(tail + 1, Ordering::Release);
     }
 
-    /// Moves the head past an entry that has been claimed.
+    /// Moves the head past an entry before the tail, if it has been claimed.
     fn help(&self, position: u64) {
         let entry = self.queue(position).load(Ordering::Acquire);
         let (slot, ticket) = (entry as u32, (entry >> 32) as u32);
         if slot as usize >= SLOTS
             || self.slot(slot).state.load(Ordering::Acquire) != word(READY, 0, ticket)
         {
-            let _ = self.head().head.compare_exchange(
-                position,
-                position + 1,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            self.pass(position);
         }
     }
 
@@ -296,12 +302,14 @@ impl Table {
     }
 
     /// Finds workers to ring for `tasks` new tasks. Each is to be rung.
-    pub(crate) fn sleepers(&self, tasks: usize, wake: &mut Vec<usize>) {
+    ///
+    /// Workers that look for a task right now need no waking, unless `doubtful`: one of them may
+    /// have been stopped.
+    pub(crate) fn sleepers(&self, tasks: usize, doubtful: bool, wake: &mut Vec<usize>) {
         fence(Ordering::SeqCst);
         let bell = |worker: usize| &self.line(worker).bell;
-        // Those who look for a task right now need no waking.
         let searching = (0..self.workers)
-            .filter(|w| bell(*w).load(Ordering::Relaxed) == SEARCHING)
+            .filter(|w| !doubtful && bell(*w).load(Ordering::Relaxed) == SEARCHING)
             .count();
         let mut need = tasks.saturating_sub(searching);
         for worker in 0..self.workers {
@@ -421,30 +429,43 @@ impl Table {
             if position == head.tail.load(Ordering::Acquire) {
                 return None;
             }
-            let entry = self.queue(position).load(Ordering::Acquire);
-            let (slot, ticket) = (entry as u32, (entry >> 32) as u32);
-            let claimed = (slot as usize) < SLOTS
-                && self
-                    .slot(slot)
-                    .state
-                    .compare_exchange(
-                        word(READY, 0, ticket),
-                        word(CLAIMED, worker, ticket),
-                        Ordering::AcqRel,
-                        Ordering::Relaxed,
-                    )
-                    .is_ok();
+            let claimed = self.claim_entry(worker, position);
             // Whoever claimed it: the head goes on.
-            let _ = head.head.compare_exchange(
-                position,
-                position + 1,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
-            if claimed {
-                return Some(Claim { slot, ticket });
+            self.pass(position);
+            if claimed.is_some() {
+                return claimed;
             }
         }
+    }
+
+    /// Claims the task that an entry of the queue names, if it is still to be had.
+    #[inline]
+    pub(super) fn claim_entry(&self, worker: usize, position: u64) -> Option<Claim> {
+        let entry = self.queue(position).load(Ordering::Acquire);
+        let (slot, ticket) = (entry as u32, (entry >> 32) as u32);
+        let claimed = (slot as usize) < SLOTS
+            && self
+                .slot(slot)
+                .state
+                .compare_exchange(
+                    word(READY, 0, ticket),
+                    word(CLAIMED, worker, ticket),
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                )
+                .is_ok();
+        claimed.then_some(Claim { slot, ticket })
+    }
+
+    /// Moves the queue's head past an entry that is taken, unless somebody else has.
+    #[inline]
+    fn pass(&self, position: u64) {
+        let _ = self.head().head.compare_exchange(
+            position,
+            position + 1,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
     }
 
     pub(crate) fn begin(&self, worker: usize, claim: Claim) {

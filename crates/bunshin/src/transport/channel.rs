@@ -4,7 +4,7 @@
 //! wakes, carries handles, and tells when the other side is gone. `sender` and
 //! `receiver` are its ends.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,15 +14,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::Heap;
 use crate::shm::lock::{Refused, Taken};
 use crate::shm::ring::{End, Ring};
+use crate::sys::socket::Interest;
 use crate::sys::{process, socket, thread};
 
 /// Bytes on the socket: the bell.
 pub(crate) const BELL: u8 = b'b';
-/// Handles of the next frame come with this byte.
+/// Handles of a frame come with this byte; eight more say of which.
 pub(crate) const HANDLES: u8 = b'h';
-/// Handles that came before belong to no frame: their sender died.
-pub(crate) const FORGET: u8 = b'x';
-
 /// Ticks that an end spins at most before it sleeps; about as long as a wake-up takes.
 const SPIN_MAX: u64 = 120_000;
 /// Ticks that an end spins at least, where spinning has never helped.
@@ -54,8 +52,10 @@ impl Pair {
     }
 }
 
-/// The sockets of all ends in this process.
-static OPEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+/// All ends in this process, by their sockets.
+static OPEN: Mutex<BTreeMap<RawFd, (Ring, End)>> = Mutex::new(BTreeMap::new());
+/// The generation whose ends were counted for it before it was made.
+static COUNTED: AtomicU32 = AtomicU32::new(0);
 /// Ends of processes before this generation are not this process's.
 static ABANDONED_BEFORE: AtomicU32 = AtomicU32::new(0);
 
@@ -64,10 +64,33 @@ static ABANDONED_BEFORE: AtomicU32 = AtomicU32::new(0);
 /// What it is to use came with its arguments. Copies of other ends would keep their
 /// peers from learning that the real ones are gone.
 pub(crate) fn abandon_inherited() {
-    for fd in std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner)) {
-        process::close_inherited(fd);
+    let inherited = std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner));
+    for fd in inherited.keys() {
+        process::close_inherited(*fd);
     }
+    // Freeing the list would only touch memory that is still the parent's.
+    std::mem::forget(inherited);
     ABANDONED_BEFORE.store(thread::generation(), Ordering::Relaxed);
+}
+
+/// Counts all ends once more for a raw copy of this process that is about to be made: either
+/// copy may close its own before the other has used any.
+pub(crate) fn count_for_copy() {
+    for (ring, end) in OPEN.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        ring.open(*end);
+    }
+}
+
+/// Takes [`count_for_copy`] back: there is no copy.
+pub(crate) fn uncount_for_copy() {
+    for (ring, end) in OPEN.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        ring.close(*end);
+    }
+}
+
+/// Says in a raw copy of a process that its ends have been counted.
+pub(crate) fn were_counted() {
+    COUNTED.store(thread::generation(), Ordering::Relaxed);
 }
 
 /// Why a call on a channel did not do its work.
@@ -89,6 +112,17 @@ impl From<Error> for Failure {
             Self::Other(error)
         }
     }
+}
+
+/// Why a sleep has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// There is something on the socket.
+    Rung,
+    /// The process that uses the other side has ended.
+    PeerEnded,
+    /// The time has passed.
+    TooLate,
 }
 
 /// One end of a channel.
@@ -116,7 +150,7 @@ impl Side {
         thread::watch_forks();
         OPEN.lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(socket.as_raw_fd());
+            .insert(socket.as_raw_fd(), (ring.clone(), end));
         let generation = AtomicU32::new(thread::generation());
         Self {
             ring,
@@ -203,7 +237,12 @@ impl Side {
                 process::neutralize(other);
             }
         }
-        self.ring.open(self.end);
+        if COUNTED.load(Ordering::Relaxed) != thread::generation() {
+            self.ring.open(self.end);
+        }
+        // Siblings may have copies of the socket, which then does not tell that this process
+        // is gone: the other end watches the process.
+        self.ring.set_pid(self.end, std::process::id());
         self.generation
             .store(thread::generation(), Ordering::Relaxed);
         Ok(())
@@ -240,6 +279,43 @@ impl Side {
         }
     }
 
+    /// Waits until there is something on the socket, or the process on the other side has
+    /// ended. `watched` keeps the handle of that process between calls.
+    pub(crate) fn sleep(
+        &self,
+        watched: &mut Option<(u32, OwnedFd)>,
+        patience: Patience,
+    ) -> Result<Woken, Failure> {
+        let pid = self.ring.pid(self.peer());
+        if pid == 0 {
+            *watched = None;
+        } else if watched.as_ref().is_none_or(|(known, _)| *known != pid) {
+            match process::watch(pid) {
+                Ok(handle) => *watched = Some((pid, handle)),
+                // No such process: it has ended, and was collected.
+                Err(_) => return Ok(Woken::PeerEnded),
+            }
+        }
+        let mut fds = vec![(self.socket(), Interest::Readable)];
+        if let Some((_, handle)) = &*watched {
+            fds.push((handle.as_fd(), Interest::Readable));
+        }
+        let mut ready = Vec::new();
+        let count = socket::poll(&fds, patience.deadline(), &mut ready).map_err(|error| {
+            Failure::Other(Error::os("wait for the other end of a pipe", error))
+        })?;
+        Ok(match (count, ready.first()) {
+            (0, _) => Woken::TooLate,
+            (_, Some(true)) => Woken::Rung,
+            _ => Woken::PeerEnded,
+        })
+    }
+
+    /// Whether the socket alone tells that the other side is gone.
+    pub(crate) fn is_told_by_socket(&self) -> bool {
+        self.ring.pid(self.peer()) == 0
+    }
+
     /// Rings the other side, which has asked for it.
     pub(crate) fn ring_peer(&self) -> Result<(), Failure> {
         match socket::send(self.socket.as_fd(), &[BELL], &[], false) {
@@ -252,6 +328,7 @@ impl Side {
 
     /// Prepares this end for its trip in a message: one more has it from now on.
     pub(crate) fn depart(&self) {
+        self.ring.set_pid(self.end, 0);
         self.ring.open(self.end);
     }
 

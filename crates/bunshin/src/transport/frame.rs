@@ -8,12 +8,14 @@ use crate::shm::layout::RING;
 pub(crate) const ALIGN: usize = 16;
 /// Bytes of a header.
 pub(crate) const HEADER: usize = 16;
+/// Bytes that say which handles are a frame's.
+pub(crate) const LOT: usize = 8;
 /// The longest body that goes inside a ring; a frame takes a quarter of it at most.
 pub(crate) const BODY_MAX: usize = RING / 4 - HEADER;
 /// The longest encoded value or raw payload that goes inside a ring.
 pub(crate) const INSIDE_MAX: usize = 8 << 10;
 /// Blocks beside one message that are named in its frame.
-pub(crate) const BLOCKS_MAX: usize = (BODY_MAX - INSIDE_MAX) / Descriptor::SIZE;
+pub(crate) const BLOCKS_MAX: usize = (BODY_MAX - INSIDE_MAX - LOT) / Descriptor::SIZE;
 /// Handles beside one message.
 pub(crate) const HANDLES_MAX: usize = 8192;
 
@@ -80,7 +82,9 @@ impl Header {
         if len > BODY_MAX || len > left {
             return Err(corrupt("it is longer than what was sent"));
         }
-        if header.blocks as usize * Descriptor::SIZE > len || header.handles as usize > HANDLES_MAX
+        let lot = if header.handles == 0 { 0 } else { LOT };
+        if lot + header.blocks as usize * Descriptor::SIZE > len
+            || header.handles as usize > HANDLES_MAX
         {
             return Err(corrupt("it names more than it holds"));
         }

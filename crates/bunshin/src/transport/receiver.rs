@@ -2,16 +2,17 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::Patience;
-use super::channel::{BELL, FORGET, Failure, HANDLES, SPIN_START, Side};
+use super::channel::{BELL, Failure, HANDLES, SPIN_START, Side, Woken};
 use super::frame::{self, Header};
 use crate::codec::attachments::{Beside, Incoming};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::{Block, Descriptor};
 use crate::shm::layout::RING;
+use crate::shm::lock::Taken;
 use crate::shm::ring::End;
 use crate::sys::socket::{self, Interest};
 
@@ -28,8 +29,14 @@ struct State {
     /// What was last seen of the sender's position.
     tail: u64,
     spin: u64,
-    /// Handles that have come ahead of their frames.
-    handles: VecDeque<OwnedFd>,
+    /// Handles that have come ahead of their frames, and which frames those are.
+    handles: VecDeque<(u64, OwnedFd)>,
+    /// The start of a mark whose rest has not been read yet.
+    mark: Vec<u8>,
+    /// The handles of that mark.
+    unmarked: Vec<OwnedFd>,
+    /// The sender's process, where its socket may not tell.
+    watched: Option<(u32, OwnedFd)>,
     is_over: bool,
     /// Why this end can give nothing any more.
     broken: Option<String>,
@@ -91,11 +98,14 @@ impl Drop for Message {
 }
 
 impl Receiver {
-    pub(crate) fn new(side: Side, handles: VecDeque<OwnedFd>) -> Self {
+    pub(crate) fn new(side: Side, handles: VecDeque<(u64, OwnedFd)>) -> Self {
         let state = State {
             tail: 0,
             spin: SPIN_START,
             handles,
+            mark: Vec::new(),
+            unmarked: Vec::new(),
+            watched: None,
             is_over: false,
             broken: None,
         };
@@ -110,12 +120,12 @@ impl Receiver {
     ///
     /// A call that runs out of time has taken nothing.
     pub(crate) fn receive(&self, patience: Patience) -> Result<Message, Failure> {
-        self.side.exclusively(patience, |_| {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.side.ring.has_data() {
-                self.wait_for_data(&mut state, patience)?;
-            }
-            let message = self.take(&mut state);
+        self.side.exclusively(patience, |taken| {
+            let mut state = self.lock(taken);
+            let message = match self.find(&mut state, patience) {
+                Ok(()) => self.take(&mut state),
+                Err(failure) => Err(failure),
+            };
             self.settle(&mut state);
             message
         })
@@ -123,18 +133,35 @@ impl Receiver {
 
     /// Waits for a message, and leaves it.
     pub(crate) fn poll(&self, patience: Patience) -> Result<bool, Failure> {
-        let found = self.side.exclusively(patience, |_| {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.side.ring.has_data() {
-                Ok(())
-            } else {
-                self.wait_for_data(&mut state, patience)
-            }
+        let found = self.side.exclusively(patience, |taken| {
+            let mut state = self.lock(taken);
+            let found = self.find(&mut state, patience);
+            self.settle(&mut state);
+            found
         });
         match found {
             Ok(()) => Ok(true),
             Err(Failure::NotYet) => Ok(false),
             Err(failure) => Err(failure),
+        }
+    }
+
+    /// The state, mended if the process that used this end before has died at it.
+    fn lock(&self, taken: Taken) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken == Taken::Abandoned {
+            // It may have read the bell's byte without saying so: then nobody would ring again.
+            let _ = self.read_socket(&mut state, false);
+            self.side.ring.answered(End::Receiver);
+        }
+        state
+    }
+
+    fn find(&self, state: &mut State, patience: Patience) -> Result<(), Failure> {
+        if self.side.ring.has_data() {
+            Ok(())
+        } else {
+            self.wait_for_data(state, patience)
         }
     }
 
@@ -164,6 +191,13 @@ impl Receiver {
             }
         };
         let mut at = head + frame::HEADER as u64;
+        let mut lot = [0; frame::LOT];
+        let mut named = usize::from(header.blocks) * Descriptor::SIZE;
+        if header.handles != 0 {
+            ring.take(at, &mut lot);
+            at += frame::LOT as u64;
+            named += frame::LOT;
+        }
         let mut blocks = Vec::new();
         let mut bad = None;
         for _ in 0..header.blocks {
@@ -176,7 +210,7 @@ impl Receiver {
             }
         }
         let mut body = SPARE.take();
-        let len = header.len as usize - usize::from(header.blocks) * Descriptor::SIZE;
+        let len = header.len as usize - named;
         // `resize` alone would fill again what is about to be overwritten.
         if body.len() < len {
             body.resize(len, 0);
@@ -185,7 +219,8 @@ impl Receiver {
         ring.take(at, &mut body);
         let next = head + header.span() as u64;
         let ring_sender = ring.consume(head, next);
-        let handles = self.collect_handles(state, usize::from(header.handles));
+        let handles =
+            self.collect_handles(state, u64::from_le_bytes(lot), usize::from(header.handles));
         if ring_sender {
             // If the sender is gone there is no one to wake.
             let _ = self.side.ring_peer();
@@ -243,22 +278,30 @@ impl Receiver {
     }
 
     /// Takes the handles of a frame. They were sent before the frame was published.
-    fn collect_handles(&self, state: &mut State, count: usize) -> Result<Vec<OwnedFd>, Failure> {
-        while state.handles.len() < count {
-            match self.read_socket(state, false) {
-                Ok(true) => {}
-                Ok(false) => {
-                    let why = "the handles of a message never came";
-                    state.broken = Some(why.into());
-                    return Err(Failure::Other(Error::new(ErrorKind::Corrupt, why)));
-                }
-                Err(error) => {
-                    state.broken = Some(error.to_string());
-                    return Err(Failure::Other(error));
+    fn collect_handles(
+        &self,
+        state: &mut State,
+        lot: u64,
+        count: usize,
+    ) -> Result<Vec<OwnedFd>, Failure> {
+        let mut found = Vec::with_capacity(count);
+        while found.len() < count {
+            match state.handles.pop_front() {
+                Some((of, handle)) if of == lot => found.push(handle),
+                // Of a frame that never came.
+                Some(_) => {}
+                None => {
+                    if !self.read_socket(state, false).map_err(Failure::Other)? {
+                        return Err(Failure::Other(Error::new(
+                            ErrorKind::Corrupt,
+                            "the handles of a message never came; an end that several processes \
+                             receive from carries none",
+                        )));
+                    }
                 }
             }
         }
-        Ok(state.handles.drain(..count).collect())
+        Ok(found)
     }
 
     /// Reads bells and handles; false if there was nothing, or the sender is gone.
@@ -275,12 +318,25 @@ impl Receiver {
             state.is_over = true;
             return Ok(false);
         }
-        // Handles come with the last byte of a read: the kernel does not read on past them.
         for byte in &bytes[..count] {
+            if !state.mark.is_empty() {
+                state.mark.push(*byte);
+                if let Some(lot) = state.mark.get(1..).and_then(<[u8]>::first_chunk) {
+                    let lot = u64::from_le_bytes(*lot);
+                    state
+                        .handles
+                        .extend(state.unmarked.drain(..).map(|handle| (lot, handle)));
+                    state.mark.clear();
+                }
+                continue;
+            }
             match *byte {
                 BELL => self.side.ring.answered(End::Receiver),
-                HANDLES => {}
-                FORGET => state.handles.clear(),
+                HANDLES => {
+                    state.mark.push(HANDLES);
+                    // The kernel gives the handles of one mark at a time.
+                    state.unmarked.append(&mut handles);
+                }
                 other => {
                     return Err(Error::new(
                         ErrorKind::Corrupt,
@@ -289,7 +345,6 @@ impl Receiver {
                 }
             }
         }
-        state.handles.extend(handles);
         Ok(true)
     }
 
@@ -326,23 +381,22 @@ impl Receiver {
                     Err(Failure::Disconnected)
                 };
             }
-            if let Some(deadline) = match patience {
-                Patience::Forever => None,
-                patience => patience.deadline(),
-            } {
-                let mut ready = Vec::new();
-                let count = socket::poll(
-                    &[(self.side.socket(), Interest::Readable)],
-                    Some(deadline),
-                    &mut ready,
-                )
-                .map_err(|error| Failure::Other(Error::os("wait for a message", error)))?;
-                if count == 0 {
+            if patience == Patience::Forever && self.side.is_told_by_socket() {
+                // Reading is the sleep.
+                self.read_socket(state, true).map_err(Failure::Other)?;
+                continue;
+            }
+            match self.side.sleep(&mut state.watched, patience)? {
+                Woken::Rung => {
+                    self.read_socket(state, true).map_err(Failure::Other)?;
+                }
+                Woken::TooLate => {
                     self.disarm();
                     return Err(Failure::NotYet);
                 }
+                // What it sent before is still taken.
+                Woken::PeerEnded => state.is_over = true,
             }
-            self.read_socket(state, true).map_err(Failure::Other)?;
         }
     }
 
@@ -429,21 +483,34 @@ impl Receiver {
 
     /// Ends what `begin_watch` began; true if there is something.
     pub(crate) fn end_watch(&self) -> Result<bool, Failure> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while !state.is_over
-            && self
-                .read_socket(&mut state, false)
-                .map_err(Failure::Other)?
-        {}
-        self.disarm();
-        self.settle(&mut state);
         let ring = &self.side.ring;
-        Ok(ring.has_data() || ring.is_closed(End::Sender) || state.is_over)
+        let ended = self.side.exclusively(Patience::Never, |taken| {
+            let mut state = self.lock(taken);
+            while !state.is_over
+                && self
+                    .read_socket(&mut state, false)
+                    .map_err(Failure::Other)?
+            {}
+            self.disarm();
+            self.settle(&mut state);
+            Ok(state.is_over)
+        });
+        match ended {
+            Ok(is_over) => Ok(ring.has_data() || ring.is_closed(End::Sender) || is_over),
+            // Somebody else receives from this end, and answers its bell.
+            Err(Failure::NotYet) => Ok(ring.has_data() || ring.is_closed(End::Sender)),
+            Err(failure) => Err(failure),
+        }
     }
 
-    /// Handles that have come ahead of their frames, for the trip of this end.
-    pub(crate) fn take_pending(&self) -> Vec<OwnedFd> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.handles.drain(..).collect()
+    /// Copies of handles that have come ahead of their frames, for the trip of this end.
+    pub(crate) fn copy_pending(&self) -> Result<Vec<(u64, OwnedFd)>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state
+            .handles
+            .iter()
+            .map(|(lot, handle)| Ok((*lot, socket::duplicate(handle.as_fd())?)))
+            .collect::<std::io::Result<_>>()
+            .map_err(|error| Error::os("duplicate a handle", error))
     }
 }

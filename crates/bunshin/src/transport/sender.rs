@@ -1,13 +1,14 @@
 //! The sending end of a channel.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use super::Patience;
-use super::channel::{FORGET, Failure, HANDLES, SPIN_START, Side};
+use super::channel::{Failure, HANDLES, SPIN_START, Side, Woken};
 use super::frame::{self, Header};
 use crate::codec::attachments::{Beside, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
+use crate::shm::heap::Descriptor;
 use crate::shm::lock::Taken;
 use crate::shm::ring::End;
 use crate::sys::socket::{self, Interest};
@@ -30,6 +31,8 @@ struct State {
     /// When the receiver was last seen alive.
     looked: u64,
     spin: u64,
+    /// The receiver's process, where its socket may not tell.
+    watched: Option<(u32, OwnedFd)>,
 }
 
 impl Sender {
@@ -40,6 +43,7 @@ impl Sender {
                 head: 0,
                 looked: 0,
                 spin: SPIN_START,
+                watched: None,
             }),
         }
     }
@@ -92,8 +96,13 @@ impl Sender {
                 ),
             )));
         }
+        let lot = if outgoing.handles.is_empty() {
+            0
+        } else {
+            frame::LOT
+        };
         let header = Header {
-            len: (outgoing.blocks.len() * crate::shm::heap::Descriptor::SIZE + bytes.len()) as u32,
+            len: (lot + outgoing.blocks.len() * Descriptor::SIZE + bytes.len()) as u32,
             tag,
             handles: outgoing.handles.len() as u16,
             blocks: outgoing.blocks.len() as u16,
@@ -115,9 +124,10 @@ impl Sender {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = &self.side.ring;
         if taken == Taken::Abandoned {
-            // The sender before may have died after handles without their frame, or after
-            // moving the bell without ringing it.
-            self.push_handles(FORGET, &[], patience)?;
+            // The sender before may have died after it moved the receiver's bell and before it
+            // rang it, or after it read its own bell's byte and before it said so.
+            self.drain(&mut Vec::new());
+            ring.answered(End::Sender);
             ring.ring_anyway(End::Receiver);
             self.side.ring_peer()?;
         }
@@ -137,22 +147,26 @@ impl Sender {
             self.wait_for_room(&mut state, span, patience)?;
             (_, free) = ring.room(&mut state.head, span);
         }
+        // Tells these handles from those of a frame that never came, as its sender ran out of
+        // time, or died, in between.
+        let lot = thread::ticks().to_le_bytes();
         if !outgoing.handles.is_empty() {
             let handles: Vec<BorrowedFd<'_>> = outgoing.handles.iter().map(AsFd::as_fd).collect();
-            for (sent, chunk) in handles.chunks(socket::HANDLES_AT_ONCE).enumerate() {
-                if let Err(failure) = self.push_handles(HANDLES, chunk, patience) {
-                    if sent > 0 {
-                        self.push_handles(FORGET, &[], Patience::Forever)?;
-                    }
-                    return Err(failure);
-                }
+            let mut mark = [HANDLES; 1 + frame::LOT];
+            mark[1..].copy_from_slice(&lot);
+            for chunk in handles.chunks(socket::HANDLES_AT_ONCE) {
+                self.push_handles(&mark, chunk, patience)?;
             }
         }
         ring.put(tail, &header.to_bytes());
         let mut at = tail + frame::HEADER as u64;
+        if header.handles != 0 {
+            ring.put(at, &lot);
+            at += frame::LOT as u64;
+        }
         for descriptor in &outgoing.blocks {
             ring.put(at, &descriptor.to_bytes());
-            at += crate::shm::heap::Descriptor::SIZE as u64;
+            at += Descriptor::SIZE as u64;
         }
         ring.put(at, bytes);
         let end = tail + span as u64;
@@ -167,15 +181,15 @@ impl Sender {
         }
     }
 
-    /// Writes a byte with handles to the socket, waiting for room there.
+    /// Writes to the socket what handles go with, waiting for room there.
     fn push_handles(
         &self,
-        byte: u8,
+        mark: &[u8],
         handles: &[BorrowedFd<'_>],
         patience: Patience,
     ) -> Result<(), Failure> {
         loop {
-            match socket::send(self.side.socket(), &[byte], handles, false) {
+            match socket::send(self.side.socket(), mark, handles, false) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     if patience.is_over() {
@@ -243,16 +257,13 @@ impl Sender {
             if ring.is_closed(End::Receiver) {
                 return Err(Failure::Disconnected);
             }
-            let mut ready = Vec::new();
-            let count = socket::poll(
-                &[(self.side.socket(), Interest::Readable)],
-                patience.deadline(),
-                &mut ready,
-            )
-            .map_err(|error| Failure::Other(Error::os("wait for room in a pipe", error)))?;
-            if count == 0 {
-                ring.disarm(End::Sender);
-                return Err(Failure::NotYet);
+            match self.side.sleep(&mut state.watched, patience)? {
+                Woken::Rung => {}
+                Woken::TooLate => {
+                    ring.disarm(End::Sender);
+                    return Err(Failure::NotYet);
+                }
+                Woken::PeerEnded => return Err(Failure::Disconnected),
             }
             if !self.drain(&mut Vec::new()) {
                 return Err(Failure::Disconnected);

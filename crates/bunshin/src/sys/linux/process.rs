@@ -1,6 +1,6 @@
 //! Processes: fork, this program started again, pidfds, signals, exit.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -279,9 +279,16 @@ pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
 
 /// Names the calling thread, so that `ps` and `top` show it (15 bytes of it).
 pub(crate) fn set_thread_name(name: &str) {
-    let cut: Vec<u8> = name.bytes().filter(|byte| *byte != 0).take(15).collect();
-    if let Ok(name) = CString::new(cut) {
-        let _ = rustix::thread::set_name(&name);
+    // On the stack: in a child that was just forked, each page that is touched costs a fault.
+    let mut cut = [0u8; 16];
+    for (to, byte) in cut[..15]
+        .iter_mut()
+        .zip(name.bytes().filter(|byte| *byte != 0))
+    {
+        *to = byte;
+    }
+    if let Ok(name) = CStr::from_bytes_until_nul(&cut) {
+        let _ = rustix::thread::set_name(name);
     }
 }
 

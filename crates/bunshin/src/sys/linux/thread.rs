@@ -10,10 +10,9 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
-use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::thread::futex;
@@ -32,6 +31,21 @@ static AT_FORK: Once = Once::new();
 thread_local! {
     static TID: Cell<u32> = const { Cell::new(0) };
     static HEAD: Cell<*mut Head> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Counts the raw forks that this process has made: children that go on with all of its
+/// memory, for as long as they like.
+static COPIES: AtomicU32 = AtomicU32::new(0);
+
+/// How many raw copies of this process were made so far.
+#[inline]
+pub(crate) fn copies() -> u32 {
+    COPIES.load(Ordering::Relaxed)
+}
+
+/// A raw copy of this process is about to be made.
+pub(crate) fn count_copy() {
+    COPIES.fetch_add(1, Ordering::Relaxed);
 }
 
 /// How many forks lie between the first process and this one; differs between
@@ -96,25 +110,11 @@ pub(crate) fn is_own_thread(tid: u32) -> bool {
     tid != 0 && rustix::fs::stat(format!("/proc/self/task/{tid}")).is_ok()
 }
 
-/// This process's list of threads, opened once, and by which process.
-static TASKS: Mutex<Option<(u32, OwnedFd)>> = Mutex::new(None);
-
 /// How many threads this process has.
 pub(crate) fn count() -> io::Result<usize> {
-    use rustix::fs::{Mode, OFlags};
-    let mut tasks = TASKS.lock().unwrap_or_else(PoisonError::into_inner);
-    let fd = match tasks.take() {
-        Some((generation, fd)) if generation == self::generation() => fd,
-        _ => rustix::fs::open(
-            "/proc/self/task",
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?,
-    };
-    // The directory's link count is two and one for each thread: one call, no listing.
-    let stat = rustix::fs::fstat(&fd);
-    *tasks = Some((generation(), fd));
-    Ok(usize::try_from(stat?.st_nlink)
+    // The link count of /proc/self/task is two and one for each thread: one call, no listing.
+    let stat = rustix::fs::stat("/proc/self/task")?;
+    Ok(usize::try_from(stat.st_nlink)
         .unwrap_or(usize::MAX)
         .saturating_sub(2)
         .max(1))
