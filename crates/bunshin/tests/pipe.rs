@@ -430,7 +430,12 @@ fn the_descriptor_is_readable_exactly_while_there_is_a_message() {
                 );
                 assert_eq!(here.recv().unwrap(), number * 10 + copy);
             }
-            assert!(matches!(here.try_recv(), Err(TryRecvError::Empty)));
+            match here.try_recv() {
+                Err(TryRecvError::Empty) => {}
+                // After the last round the child ends.
+                Err(TryRecvError::Disconnected) if number == 199 => {}
+                other => panic!("{method}: round {number}: {other:?}"),
+            }
         }
         assert!(child.join().unwrap().success());
         assert!(is_readable(fd), "{method}: the end is not told");

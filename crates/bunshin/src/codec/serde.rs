@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use super::attachments::{Incoming, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Values nested deeper than this are not decoded: they would overflow the stack.
-const DEPTH_MAX: usize = 256;
+/// Values nested deeper than this are refused: they could overflow the stack of who decodes
+/// them.
+const DEPTH_MAX: usize = 512;
 
 /// Appends a value to `bytes`; what goes beside them ends up in `outgoing`.
 pub(crate) fn encode<T: Serialize + ?Sized>(
@@ -22,6 +23,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
         let mut serializer = rmp_serde::Serializer::new(bytes)
             .with_bytes(rmp_serde::config::BytesMode::ForceAll)
             .with_struct_map();
+        serializer.unstable_set_max_depth(DEPTH_MAX);
         value.serialize(&mut serializer).map_err(|error| {
             Error::because(
                 ErrorKind::Encode,

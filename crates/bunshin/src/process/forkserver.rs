@@ -44,8 +44,9 @@ static SERVER: Mutex<Option<Server>> = Mutex::new(None);
 /// Has the server make a child that reads from `control`.
 pub(crate) fn start(control: &OwnedFd) -> Result<Started> {
     let mut slot = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-    // The server may have been killed since the last start: one more try with a new one.
-    for is_last in [false, true] {
+    // The server may have been killed since the last start, or while it started: some more
+    // tries, each with a new one.
+    for is_last in [false, false, false, false, true] {
         let server = match slot.take() {
             // A forked child has a copy of the parent's server; it needs one of its own.
             Some(server) if server.generation == thread::generation() => server,

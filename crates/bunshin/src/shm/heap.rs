@@ -289,7 +289,8 @@ impl Heap {
             entry.offset.load(Ordering::Relaxed),
             capacity,
         );
-        entry.state.store(0, Ordering::Release);
+        // A swap: `recall` may take its bit away, which is not there any more, at this moment.
+        entry.state.swap(0, Ordering::Release);
     }
 
     /// A block that this member has just become a holder of.

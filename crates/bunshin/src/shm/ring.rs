@@ -67,6 +67,9 @@ const _: () = assert!(size_of::<RingHeader>() == RING_HEADER);
 // SAFETY: atomics, and locks that are `Shared` themselves.
 unsafe impl Shared for RingHeader {}
 
+/// In place of a process to watch: there are several.
+const SEVERAL: u32 = u32::MAX;
+
 /// One of the two sides of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -266,24 +269,39 @@ impl Ring {
         self.users(end).load(Ordering::Acquire) == 0
     }
 
-    /// Notes which process to watch for the end of this side; 0 for none.
-    pub(crate) fn set_pid(&self, end: End, pid: u32) {
-        let header = self.header();
-        let own = match end {
-            End::Sender => &header.sender_pid,
-            End::Receiver => &header.receiver_pid,
-        };
-        own.store(pid, Ordering::Relaxed);
+    fn pid_word(&self, end: End) -> &AtomicU32 {
+        match end {
+            End::Sender => &self.header().sender_pid,
+            End::Receiver => &self.header().receiver_pid,
+        }
     }
 
-    /// Which process to watch for the end of that side; 0 for none.
-    pub(crate) fn pid(&self, end: End) -> u32 {
-        let header = self.header();
-        let of = match end {
-            End::Sender => &header.sender_pid,
-            End::Receiver => &header.receiver_pid,
-        };
-        of.load(Ordering::Relaxed)
+    /// Notes that this side is used by a process of which the socket may not tell that it has
+    /// ended, as siblings have copies of it.
+    ///
+    /// Of a second such process nothing is noted: the side is gone with the last of them,
+    /// which is when the socket closes.
+    pub(crate) fn set_pid(&self, end: End, pid: u32) {
+        let word = self.pid_word(end);
+        if word
+            .compare_exchange(0, pid, Ordering::Relaxed, Ordering::Relaxed)
+            .is_err()
+        {
+            word.store(SEVERAL, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the socket will tell of this side's end.
+    pub(crate) fn clear_pid(&self, end: End) {
+        self.pid_word(end).store(0, Ordering::Relaxed);
+    }
+
+    /// Which process to watch for the end of that side, if any.
+    pub(crate) fn pid(&self, end: End) -> Option<u32> {
+        match self.pid_word(end).load(Ordering::Relaxed) {
+            0 | SEVERAL => None,
+            pid => Some(pid),
+        }
     }
 
     /// Notes which processor this side runs on.

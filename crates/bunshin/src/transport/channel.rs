@@ -286,15 +286,14 @@ impl Side {
         watched: &mut Option<(u32, OwnedFd)>,
         patience: Patience,
     ) -> Result<Woken, Failure> {
-        let pid = self.ring.pid(self.peer());
-        if pid == 0 {
-            *watched = None;
-        } else if watched.as_ref().is_none_or(|(known, _)| *known != pid) {
-            match process::watch(pid) {
+        match self.ring.pid(self.peer()) {
+            None => *watched = None,
+            Some(pid) if watched.as_ref().is_some_and(|(known, _)| *known == pid) => {}
+            Some(pid) => match process::watch(pid) {
                 Ok(handle) => *watched = Some((pid, handle)),
                 // No such process: it has ended, and was collected.
                 Err(_) => return Ok(Woken::PeerEnded),
-            }
+            },
         }
         let mut fds = vec![(self.socket(), Interest::Readable)];
         if let Some((_, handle)) = &*watched {
@@ -313,7 +312,7 @@ impl Side {
 
     /// Whether the socket alone tells that the other side is gone.
     pub(crate) fn is_told_by_socket(&self) -> bool {
-        self.ring.pid(self.peer()) == 0
+        self.ring.pid(self.peer()).is_none()
     }
 
     /// Rings the other side, which has asked for it.
@@ -328,7 +327,7 @@ impl Side {
 
     /// Prepares this end for its trip in a message: one more has it from now on.
     pub(crate) fn depart(&self) {
-        self.ring.set_pid(self.end, 0);
+        self.ring.clear_pid(self.end);
         self.ring.open(self.end);
     }
 
