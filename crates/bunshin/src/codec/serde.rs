@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Values nested deeper than this are refused: they could overflow the stack of who decodes
 /// them.
-const DEPTH_MAX: usize = 512;
+const DEPTH_MAX: usize = 256;
 
 /// Appends a value to `bytes`; what goes beside them ends up in `outgoing`.
 pub(crate) fn encode<T: Serialize + ?Sized>(
