@@ -19,7 +19,7 @@ use super::{panic, target};
 use crate::codec::outcome::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::process::{self, Started};
-use crate::sys::{image, socket, thread};
+use crate::sys::{socket, thread};
 use crate::transport::{Patience, channel};
 
 /// Runs before `main`, in the order of the linker: turns a started program into a child.
@@ -72,7 +72,6 @@ unsafe fn start(work: impl FnOnce() -> i32) -> Result<Started> {
             Ok(started)
         }
         Ok(None) => {
-            image::map_code();
             if !process::die_with(parent) {
                 process::exit_now(1);
             }

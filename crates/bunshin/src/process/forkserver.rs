@@ -10,11 +10,12 @@
 //! | `CLONED` | server, parent | the child's pid, four bytes | the child's pidfd |
 //! | `REFUSED` | server, parent | the error number, four bytes | none |
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::spawn;
+use super::{panic, spawn};
 use crate::codec::attachments::Outgoing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::process::{self, Sig, Started};
@@ -131,6 +132,10 @@ pub(crate) struct Cloned {
 pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
     process::set_thread_name(NAME);
     let interrupts = process::ignore_interrupts();
+    // What every child will want is made once, here.
+    image::stamp();
+    panic::install_hook();
+    let _ = std::io::stdout().flush();
     let (Ok(cloner), Ok(parent_end)) = (Cloner::new(), process::watch(parent)) else {
         process::exit_now(1)
     };
@@ -156,7 +161,6 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
         let mut outgoing = Outgoing::default();
         let (kind, number) = match cloner.clone() {
             Ok(None) => {
-                image::map_code();
                 process::restore_interrupts(interrupts);
                 return Cloned {
                     control: child_control,

@@ -137,27 +137,6 @@ pub(crate) fn stamp() -> u64 {
     })
 }
 
-/// Maps the program's code into a child that was just forked, with one call: a fork leaves
-/// it out, and each piece that is run would be a fault of its own.
-pub(crate) fn map_code() {
-    let (from, to) = image().code;
-    let from = from & !(super::memory::PAGE - 1);
-    if to > from && to - from <= CODE_TO_MAP {
-        // SAFETY: reading pages of the program's own code in changes nothing. Kernels before
-        // 5.14 do not know how, and refuse.
-        unsafe {
-            libc::madvise(
-                from as *mut libc::c_void,
-                to - from,
-                libc::MADV_POPULATE_READ,
-            )
-        };
-    }
-}
-
-/// Larger programs are left to their faults: mapping all of it would take longer.
-const CODE_TO_MAP: usize = 4 << 20;
-
 /// Whether this library is linked into the running program, not into something
 /// that was loaded later.
 pub(crate) fn is_program() -> bool {
