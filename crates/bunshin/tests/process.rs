@@ -454,7 +454,7 @@ fn a_child_has_its_parents_arguments_and_no_trace_of_its_start() {
         .unwrap();
         assert_eq!(args, std::env::args().collect::<Vec<_>>(), "{method}");
         assert!(
-            !vars.iter().any(|name| name.contains("BUNSHIN")),
+            !vars.iter().any(|name| name == "BUNSHIN_START"),
             "{method}: {vars:?}"
         );
         assert!(vars.iter().any(|name| name == "PATH"), "{method}: {vars:?}");
