@@ -94,6 +94,8 @@ mod codec;
 mod connection;
 mod context;
 mod error;
+#[cfg(doctest)]
+mod guide;
 mod pool;
 mod process;
 mod shared;

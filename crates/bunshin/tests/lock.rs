@@ -13,53 +13,6 @@ use std::time::{Duration, Instant};
 use bunshin::{ErrorKind, Lock, LockError, LockGuard, Process, RawArray, StartMethod, Value, pipe};
 use rustix::process::Signal;
 
-/// Runs a scenario under each start method, in a child that has one thread. Fails as it does,
-/// if it leaves something behind, or if it has not ended in time.
-fn each_method<F: Fn(StartMethod) + Copy + 'static>(scenario: F) {
-    let _guard = support::guard(300);
-    for method in support::start_methods() {
-        let run = move |method: String| {
-            start_each_way_once();
-            let before = holdings();
-            scenario(method.parse().expect("it is one"));
-            let is_back = || (0..3).all(|i| holdings()[i] <= before[i]);
-            let is_clean = support::wait_until(Duration::from_secs(2), is_back);
-            assert!(is_clean, "left behind: {:?}, before {before:?}", holdings());
-        };
-        let child = Process::builder()
-            .start_method(StartMethod::Spawn)
-            .start(run, (method.to_string(),))
-            .expect("a child can be started");
-        let ended = child.join_timeout(Duration::from_secs(60));
-        if ended.expect("it can be joined").is_none() {
-            support::kill_tree(child.pid());
-            panic!("under {method}: not ended after 60 s");
-        }
-        if let Err(error) = child.result() {
-            panic!("under {method}: {error}");
-        }
-    }
-}
-
-/// Makes what a process makes once and keeps, such as the forkserver.
-fn start_each_way_once() {
-    for method in StartMethod::ALL {
-        // Refused to those that have threads, which make nothing then.
-        if let Ok(child) = Process::builder().start_method(method).start(|| (), ()) {
-            child.join().expect("it ends");
-        }
-    }
-}
-
-/// Descriptors, mappings of shared memory, and processes below this one.
-fn holdings() -> [usize; 3] {
-    let own = std::process::id();
-    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
-    let mapped = maps.lines().filter(|line| line.contains("memfd:bunshin"));
-    let descriptors = support::open_descriptors(own);
-    [descriptors, mapped.count(), support::descendants(own).len()]
-}
-
 type Taken<'a> = Result<LockGuard<'a>, LockError<LockGuard<'a>>>;
 
 fn is_abandoned(taken: &Taken<'_>) -> bool {
@@ -130,7 +83,7 @@ fn one_at_a_time_is_inside() {
             be_inside(&board, id);
         }
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let (lock, board) = (Lock::new().unwrap(), RawArray::new(BOARD).unwrap());
         let enter = |id| start(method, visit, (lock.clone(), board.clone(), id));
         let children: Vec<_> = (1..=4).map(enter).collect();
@@ -159,7 +112,7 @@ fn waiting_has_three_forms_and_relocking_is_refused() {
         end.send(2).expect("the parent listens");
         let _ = end.recv();
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let lock = Lock::new().unwrap();
         let (here, there) = pipe::<u8>().unwrap();
         let child = start(method, hold, (lock.clone(), there));
@@ -237,7 +190,7 @@ fn whoever_waits_gets_what_the_dead_leave() {
         drop(taken.or_else(LockError::recover).expect("it is ours"));
         was_abandoned
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let lock = Lock::new().unwrap();
         for how in 0..8 {
             let board = RawArray::new(BOARD).unwrap();
@@ -262,7 +215,7 @@ fn whoever_waits_gets_what_the_dead_leave() {
 
 #[test]
 fn who_does_not_mend_leaves_it_to_the_next() {
-    each_method(|method| {
+    support::each_method(|method| {
         let lock = Lock::new().unwrap();
         let board = RawArray::new(BOARD).unwrap();
         board.store(UP, 2, SeqCst);
@@ -331,7 +284,7 @@ fn a_thread_that_ends_with_the_lock_is_a_dead_holder() {
             drop(lock.lock().expect("given back"));
         }
     }
-    each_method(|method| start(method, forget, ()).result().expect("no panic"));
+    support::each_method(|method| start(method, forget, ()).result().expect("no panic"));
 }
 
 /// Kills of holders and waiters alike: never a deadlock, never two inside.
@@ -367,7 +320,7 @@ fn three_hundred_kills_around_a_lock() {
             }
         }
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let (lock, board) = (Lock::new().unwrap(), RawArray::new(BOARD).unwrap());
         let total = Value::new(0u64).unwrap();
         let enter = || start(method, visit, (lock.clone(), board.clone(), total.clone()));
@@ -416,7 +369,7 @@ fn a_waiter_that_dies_keeps_nobody_asleep() {
         board.fetch_add(UP, 1, SeqCst);
         drop(lock.lock().or_else(LockError::recover).expect("it is ours"));
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let lock = Lock::new().unwrap();
         for round in 0..25 {
             let board = RawArray::new(BOARD).unwrap();
@@ -493,7 +446,7 @@ unsafe impl Send for CMutex {}
 
 #[test]
 fn many_locks_and_those_of_the_c_library_share_a_list() {
-    each_method(|_| {
+    support::each_method(|_| {
         let locks: Vec<_> = (0..40).map(|_| Lock::new().unwrap()).collect();
         let mutexes: Vec<_> = (0..40).map(|_| CMutex::new()).collect();
         let mut random = 88_172_645_463_325_252u64;
@@ -578,7 +531,7 @@ fn a_process_that_dies_with_many_locks_leaves_them_all() {
         mutexes[50].unlock();
         kill_self();
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let locks: Vec<_> = (0..100).map(|_| Lock::new().unwrap()).collect();
         start(method, die_with, (locks.clone(),)).join().unwrap();
         for (n, lock) in locks.iter().enumerate() {
@@ -595,7 +548,7 @@ fn a_process_that_dies_with_many_locks_leaves_them_all() {
 
 #[test]
 fn a_forked_child_neither_holds_nor_releases_its_parents_lock() {
-    each_method(|method| {
+    support::each_method(|method| {
         let (lock, other) = (Lock::new().unwrap(), Lock::new().unwrap());
         let mut held = Some(lock.lock().expect("free"));
         bunshin::scope(|scope| {

@@ -24,53 +24,6 @@ use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Runs a scenario under each start method, in a child that has one thread. Fails as it does,
-/// if it leaves something behind, or if it has not ended in time.
-fn each_method<F: Fn(StartMethod) + Copy + 'static>(scenario: F) {
-    let _guard = support::guard(300);
-    for method in support::start_methods() {
-        let run = move |method: String| {
-            start_each_way_once();
-            let before = holdings();
-            scenario(method.parse().expect("it is one"));
-            let is_back = || (0..3).all(|i| holdings()[i] <= before[i]);
-            let is_clean = support::wait_until(Duration::from_secs(2), is_back);
-            assert!(is_clean, "left behind: {:?}, before {before:?}", holdings());
-        };
-        let child = Process::builder()
-            .start_method(StartMethod::Spawn)
-            .start(run, (method.to_string(),))
-            .expect("a child can be started");
-        let ended = child.join_timeout(Duration::from_secs(60));
-        if ended.expect("it can be joined").is_none() {
-            support::kill_tree(child.pid());
-            panic!("under {method}: not ended after 60 s");
-        }
-        if let Err(error) = child.result() {
-            panic!("under {method}: {error}");
-        }
-    }
-}
-
-/// Makes what a process makes once and keeps, such as the forkserver.
-fn start_each_way_once() {
-    for method in StartMethod::ALL {
-        // Refused to those that have threads, which make nothing then.
-        if let Ok(child) = Process::builder().start_method(method).start(|| (), ()) {
-            child.join().expect("it ends");
-        }
-    }
-}
-
-/// Descriptors, mappings of shared memory, and processes below this one.
-fn holdings() -> [usize; 3] {
-    let own = std::process::id();
-    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
-    let mapped = maps.lines().filter(|line| line.contains("memfd:bunshin"));
-    let descriptors = support::open_descriptors(own);
-    [descriptors, mapped.count(), support::descendants(own).len()]
-}
-
 fn pool(method: StartMethod, workers: usize) -> Pool {
     let builder = Pool::builder().workers(workers).start_method(method);
     builder.build().expect("a pool can be made")
@@ -105,7 +58,7 @@ fn works(pool: &Pool) {
 
 #[test]
 fn map_keeps_the_order() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 3);
         for len in [0, 1, 2, 63, 64, 65, 1023, 1024, 1025, 100_000] {
             let results = pool.map(double, 0..len).expect("all succeed");
@@ -118,7 +71,7 @@ fn map_keeps_the_order() {
 
 #[test]
 fn any_chunk_size_gives_the_same_and_progress_only_grows() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 3);
         for chunk in [0, 1, 7, 10_000, usize::MAX] {
             let mut reports = Vec::new();
@@ -143,7 +96,7 @@ fn any_chunk_size_gives_the_same_and_progress_only_grows() {
 
 #[test]
 fn items_are_taken_as_they_are_needed() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         let (pulled, done, most) = (Cell::new(0), Cell::new(0), Cell::new(0));
         let items = (0..20_000).inspect(|_| {
@@ -166,7 +119,7 @@ fn texts_of_any_length_go_and_come() {
     fn same(text: String) -> String {
         text
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         let lens = (0..70)
             .chain(150..300)
@@ -223,7 +176,7 @@ fn buffers_go_come_stay_and_come_twice() {
             .map(|b| b.iter().map(|x| u64::from(*x)).sum())
             .collect()
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         let lens = [0, 1, 511, 512, 513, 8192, 100_000, 1 << 20, 8 << 20];
         let results = pool.map(scale, lens.map(|len| Buffer::from(vec![1.5; len])));
@@ -280,7 +233,7 @@ fn handles_go_in_items_and_come_in_results() {
         }
         values.len()
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         let made = pool.map(make, 0..20).expect("all succeed");
         for (n, (rx, value, lock)) in (0..20).zip(made) {
@@ -305,7 +258,7 @@ fn one_handle_in_each_of_many_items_is_not_too_much() {
         counter.fetch_add(1, Ordering::Relaxed);
         n
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let limit = Rlimit {
             current: Some(1024),
             maximum: Some(1024),
@@ -340,7 +293,7 @@ fn an_initializer_runs_once_in_every_worker() {
         let _held = lock.lock().expect("nobody died");
         (n, numbers.iter().sum(), text.clone())
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let count = Value::new(0).expect("a value");
         let (lock, numbers) = (
             Lock::new().expect("a lock"),
@@ -383,7 +336,7 @@ fn a_failing_initializer_breaks_the_pool_and_not_the_machine() {
             _ => kill_self(),
         }
     }
-    each_method(|method| {
+    support::each_method(|method| {
         for how in 0..4 {
             let starts = RawValue::new(0).expect("a value");
             let builder = Pool::builder().workers(2).start_method(method);
@@ -423,7 +376,7 @@ fn unlucky_starts_are_made_good() {
             kill_self();
         }
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let starts = RawValue::new(0).expect("a value");
         let builder = Pool::builder().workers(2).start_method(method);
         let pool = builder
@@ -443,7 +396,7 @@ fn workers_retire_and_nothing_is_lost() {
             "long".repeat(200),
         )
     }
-    each_method(|method| {
+    support::each_method(|method| {
         for (most, chunk) in [(1, 1), (3, 1), (3, 100), (0, 1)] {
             let builder = Pool::builder().workers(2).start_method(method);
             let pool = builder.max_tasks_per_child(most).build().expect("a pool");
@@ -477,7 +430,7 @@ fn a_panic_is_the_tasks_own() {
             n => n,
         }
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         let before = pool.worker_pids();
         let results = pool.map_each(panics, 0..50);
@@ -551,7 +504,7 @@ fn accept(Fragile(_, number): Fragile) -> u64 {
 
 #[test]
 fn what_cannot_be_coded_fails_alone() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         // In the worker both a panic and an error; here errors.
         for _ in 0..50 {
@@ -580,7 +533,7 @@ fn what_cannot_be_coded_fails_alone() {
 
 #[test]
 fn a_panic_while_coding_here_fails_its_item() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         for _ in 0..30 {
             let items = [0, OUT.0, 0].map(|how| Fragile(how, 5));
@@ -606,7 +559,7 @@ fn a_panic_while_coding_here_fails_its_item() {
 /// Whatever a panic in the caller's own code does to its map, the pool must live on.
 #[test]
 fn panics_of_the_caller_cost_the_pool_nothing() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         for round in 0..40 {
             let items = (0..2000).inspect(|n| assert!(*n != 10 + round * 7, "the items panic"));
@@ -648,7 +601,7 @@ fn what_tasks_print_comes_once() {
         std::fs::remove_file(&path).expect("it is there");
         text
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let child = Process::builder().start_method(StartMethod::Spawn);
         let child = child.start(print, (method.to_string(),)).expect("a child");
         let text = child.result().expect("no panic");
@@ -663,7 +616,7 @@ fn what_tasks_print_comes_once() {
 
 #[test]
 fn threads_share_a_pool() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         works(&pool);
         thread::scope(|scope| {
@@ -693,7 +646,7 @@ fn a_map_that_waits_for_room_sleeps() {
             thread::sleep(Duration::from_millis(700));
         }
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         works(&pool);
         let cpu = || {
@@ -722,7 +675,7 @@ fn a_map_that_waits_for_room_sleeps() {
 
 #[test]
 fn a_pool_may_be_made_moved_and_used_by_threads_that_end() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = if method == StartMethod::Fork {
             pool(method, 2)
         } else {
@@ -756,7 +709,7 @@ fn tasks_may_have_pools() {
         let pool = pool(method.parse().expect("it is one"), 2);
         pool.map(double, 0..50).expect("all succeed")
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         for inner in StartMethod::ALL {
             let results = pool
@@ -778,7 +731,7 @@ fn tasks_may_have_pools() {
 
 #[test]
 fn impossible_pools_are_refused() {
-    let _guard = support::guard_after(60, start_each_way_once);
+    let _guard = support::guard_after(60, support::start_each_way_once);
     for workers in [0, 4097, usize::MAX] {
         let error = Pool::new(workers).expect_err("no such pool");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);

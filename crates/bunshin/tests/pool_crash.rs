@@ -15,53 +15,6 @@ use bunshin::{Buffer, ErrorKind, Pool, Process, RawArray, RawValue, StartMethod,
 use rustix::process::{Resource, Rlimit, Signal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Runs a scenario under each start method, in a child that has one thread. Fails as it does,
-/// if it leaves something behind, or if it has not ended in time.
-fn each_method<F: Fn(StartMethod) + Copy + 'static>(scenario: F) {
-    let _guard = support::guard(300);
-    for method in support::start_methods() {
-        let run = move |method: String| {
-            start_each_way_once();
-            let before = holdings();
-            scenario(method.parse().expect("it is one"));
-            let is_back = || (0..3).all(|i| holdings()[i] <= before[i]);
-            let is_clean = support::wait_until(Duration::from_secs(2), is_back);
-            assert!(is_clean, "left behind: {:?}, before {before:?}", holdings());
-        };
-        let child = Process::builder()
-            .start_method(StartMethod::Spawn)
-            .start(run, (method.to_string(),))
-            .expect("a child can be started");
-        let ended = child.join_timeout(Duration::from_secs(60));
-        if ended.expect("it can be joined").is_none() {
-            support::kill_tree(child.pid());
-            panic!("under {method}: not ended after 60 s");
-        }
-        if let Err(error) = child.result() {
-            panic!("under {method}: {error}");
-        }
-    }
-}
-
-/// Makes what a process makes once and keeps, such as the forkserver.
-fn start_each_way_once() {
-    for method in StartMethod::ALL {
-        // Refused to those that have threads, which make nothing then.
-        if let Ok(child) = Process::builder().start_method(method).start(|| (), ()) {
-            child.join().expect("it ends");
-        }
-    }
-}
-
-/// Descriptors, mappings of shared memory, and processes below this one.
-fn holdings() -> [usize; 3] {
-    let own = std::process::id();
-    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
-    let mapped = maps.lines().filter(|line| line.contains("memfd:bunshin"));
-    let descriptors = support::open_descriptors(own);
-    [descriptors, mapped.count(), support::descendants(own).len()]
-}
-
 fn pool(method: StartMethod, workers: usize) -> Pool {
     let builder = Pool::builder().workers(workers).start_method(method);
     builder.build().expect("a pool can be made")
@@ -127,7 +80,7 @@ fn a_worker_killed_in_a_task_costs_that_task() {
         }
         n * 2
     }
-    each_method(|method| {
+    support::each_method(|method| {
         for chunk in [1, 4, 100] {
             let pool = pool(method, 3);
             let board = RawArray::new(2).expect("an array");
@@ -159,7 +112,7 @@ fn a_worker_killed_in_a_task_costs_that_task() {
 
 #[test]
 fn idle_workers_are_replaced_however_many_die() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 4);
         works(&pool);
         for round in 0..15 {
@@ -269,7 +222,7 @@ fn read_value((value, n): (RawValue<u64>, u64)) -> u64 {
 
 #[test]
 fn two_hundred_kills_at_random_moments() {
-    each_method(|method| {
+    support::each_method(|method| {
         let board = RawArray::new(3).expect("an array");
         board.set(PARENT, std::process::id().into());
         let killer = Process::builder()
@@ -334,7 +287,7 @@ fn two_hundred_kills_at_random_moments() {
 
 #[test]
 fn workers_killed_while_they_start() {
-    each_method(|method| {
+    support::each_method(|method| {
         for round in 0..25u64 {
             let pool = pool(method, 3);
             thread::sleep(Duration::from_micros(round * round * 12));
@@ -394,7 +347,7 @@ fn what_dead_workers_held_is_used_again() {
         values.len()
     }
     const LEN: usize = 4 << 20;
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         works(&pool);
         is_whole(&pool);
@@ -440,7 +393,7 @@ fn a_worker_without_descriptors_does_no_harm() {
         }
         n * 2
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         for _ in 0..5 {
             for (n, result) in (0..).zip(pool.map_each(close_all, 0..200)) {
@@ -477,7 +430,7 @@ fn a_stopped_worker_holds_up_its_own_task_only() {
         thread::sleep(Duration::from_millis(100));
         support::kill(stopped().expect("it sleeps still"), Signal::CONT);
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         works(&pool);
         for chunk in [1, 3] {
@@ -503,7 +456,7 @@ fn a_stopped_worker_holds_up_its_own_task_only() {
 /// A worker that spins for work looks as if it would take the next task.
 #[test]
 fn a_worker_stopped_while_it_waits_holds_up_nobody() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 2);
         works(&pool);
         for round in 0..150usize {
@@ -546,7 +499,7 @@ fn a_task_may_end_its_worker_in_any_way() {
             n => n,
         }
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let none = Rlimit {
             current: Some(0),
             maximum: Some(0),
@@ -588,7 +541,7 @@ fn is_closed(pool: &Pool) {
 
 #[test]
 fn a_pool_ends_in_every_order_of_calls() {
-    each_method(|method| {
+    support::each_method(|method| {
         for order in "- c cj ccjj ctj tj tcj ttjj cjt tjc jtj jcj".split(' ') {
             for has_worked in [false, true] {
                 let pool = pool(method, 2);
@@ -623,7 +576,7 @@ fn a_pool_ends_in_every_order_of_calls() {
 
 #[test]
 fn terminate_cancels_the_maps_of_other_threads() {
-    each_method(|method| {
+    support::each_method(|method| {
         for workers in [1, 3] {
             let pool = pool(method, workers);
             works(&pool);
@@ -659,7 +612,7 @@ fn terminate_cancels_the_maps_of_other_threads() {
 
 #[test]
 fn close_lets_a_map_that_is_under_way_finish() {
-    each_method(|method| {
+    support::each_method(|method| {
         for joins in [true, false] {
             let pool = pool(method, 2);
             let workers = pool.worker_pids();
@@ -711,7 +664,7 @@ fn block_sigterm() {
 
 #[test]
 fn a_pool_with_stuck_workers_can_be_dropped() {
-    each_method(|method| {
+    support::each_method(|method| {
         let pool = pool(method, 4);
         let workers = pool.worker_pids();
         // The map is left by a panic, so that the tasks are stuck when the pool is dropped.
@@ -743,7 +696,7 @@ fn no_worker_outlives_a_killed_parent() {
         is_up.store(0, 1, SeqCst);
         let _ = pool.map(stick, [1, 2, 3, 1, 0, 0]);
     }
-    each_method(|method| {
+    support::each_method(|method| {
         for wait_ms in [0, 30, 100] {
             let is_up = RawArray::new(1).expect("an array");
             let arguments = (method.to_string(), is_up.clone());

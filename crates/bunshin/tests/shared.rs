@@ -9,7 +9,6 @@ mod support;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::time::Duration;
 
 use bunshin::{
     Array, Connection, ErrorKind, Lock, LockError, Process, RawArray, RawValue, StartMethod,
@@ -18,53 +17,6 @@ use bunshin::{
 use bytemuck::{Pod, Zeroable};
 use rustix::process::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-/// Runs a scenario under each start method, in a child that has one thread. Fails as it does,
-/// if it leaves something behind, or if it has not ended in time.
-fn each_method<F: Fn(StartMethod) + Copy + 'static>(scenario: F) {
-    let _guard = support::guard(300);
-    for method in support::start_methods() {
-        let run = move |method: String| {
-            start_each_way_once();
-            let before = holdings();
-            scenario(method.parse().expect("it is one"));
-            let is_back = || (0..3).all(|i| holdings()[i] <= before[i]);
-            let is_clean = support::wait_until(Duration::from_secs(2), is_back);
-            assert!(is_clean, "left behind: {:?}, before {before:?}", holdings());
-        };
-        let child = Process::builder()
-            .start_method(StartMethod::Spawn)
-            .start(run, (method.to_string(),))
-            .expect("a child can be started");
-        let ended = child.join_timeout(Duration::from_secs(60));
-        if ended.expect("it can be joined").is_none() {
-            support::kill_tree(child.pid());
-            panic!("under {method}: not ended after 60 s");
-        }
-        if let Err(error) = child.result() {
-            panic!("under {method}: {error}");
-        }
-    }
-}
-
-/// Makes what a process makes once and keeps, such as the forkserver.
-fn start_each_way_once() {
-    for method in StartMethod::ALL {
-        // Refused to those that have threads, which make nothing then.
-        if let Ok(child) = Process::builder().start_method(method).start(|| (), ()) {
-            child.join().expect("it ends");
-        }
-    }
-}
-
-/// Descriptors, mappings of shared memory, and processes below this one.
-fn holdings() -> [usize; 3] {
-    let own = std::process::id();
-    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
-    let mapped = maps.lines().filter(|line| line.contains("memfd:bunshin"));
-    let descriptors = support::open_descriptors(own);
-    [descriptors, mapped.count(), support::descendants(own).len()]
-}
 
 /// Four processes, each started with the method, run a function on the same arguments.
 fn in_four<A, F>(method: StartMethod, function: F, arguments: A)
@@ -146,7 +98,7 @@ fn values_and_arrays_of_plain_types_reach_children() {
             assert_eq!(part, expected[2..]);
         })* };
     }
-    each_method(|method| {
+    support::each_method(|method| {
         reach!(method,
             u8 = 1 => 255, i8 = 1 => -128, u16 = 1 => 65_535, i32 = 5 => -5,
             u64 = 1 => u64::MAX, i128 = 1 => i128::MIN, f32 = 0.5 => -1e30,
@@ -186,7 +138,7 @@ fn they_travel_anywhere_inside_a_message() {
         }
         job
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let total = Value::new(0i64).unwrap();
         let numbers = Array::from_slice(&[1i64, 2, 3]).unwrap();
         let (raw, bytes) = (
@@ -272,7 +224,7 @@ fn another_type_is_refused_on_receipt() {
         let error = rx.recv().err().expect("it is another type").to_string();
         assert!(!error.contains("the wrong type was taken"), "{error}");
     }
-    each_method(|_| {
+    support::each_method(|_| {
         refused::<_, Value<i64>>(Value::new(1u64).unwrap());
         refused::<_, Value<f32>>(Value::new(1u64).unwrap());
         refused::<_, RawValue<u64>>(Value::new(1u64).unwrap());
@@ -310,7 +262,7 @@ fn increments_under_the_lock_are_exact() {
             }
         }
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let (value, array) = (Value::new(0u64).unwrap(), Array::<u32>::new(7).unwrap());
         in_four(method, increment, (value.clone(), array.clone()));
         assert_eq!(value.get().unwrap(), 400_000);
@@ -334,7 +286,7 @@ fn atomics_are_exact() {
             total.fetch_add(1, SeqCst);
         }
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let total = RawValue::new(u64::MAX - 5).unwrap();
         in_four(method, only_add, total.clone());
         assert_eq!(total.load(SeqCst), 400_000 - 6, "it wraps around");
@@ -361,7 +313,7 @@ fn a_dead_holder_is_told_and_set_mends() {
         let _also = array.lock().expect("free");
         rustix::process::kill_process(rustix::process::getpid(), Signal::KILL).expect("it may");
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let (value, array) = (
             Value::new(1u64).unwrap(),
             Array::from_slice(&[1u8, 2]).unwrap(),
@@ -498,7 +450,7 @@ fn a_guard_may_be_forgotten() {
         value.set(4).unwrap();
         assert_eq!(value.get().unwrap(), 4);
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let child = Process::builder().start_method(method).start(forget, ());
         child.expect("a child").result().expect("no panic");
     });
@@ -510,7 +462,7 @@ fn clones_dropped_under_the_lock_leave_nothing() {
     fn look(value: Value<u64>) -> bool {
         value.try_lock().is_err()
     }
-    each_method(|method| {
+    support::each_method(|method| {
         let value = Value::new(1u64).unwrap();
         let held = value.lock().unwrap();
         for _ in 0..10 {
@@ -527,7 +479,7 @@ fn clones_dropped_under_the_lock_leave_nothing() {
 
 #[test]
 fn a_guard_in_a_forked_child_says_whose_it_is() {
-    each_method(|_| {
+    support::each_method(|_| {
         let value = Value::new(5u64).unwrap();
         let array = Array::from_slice(&[1u8, 2]).unwrap();
         let mut held = value.lock().unwrap();

@@ -39,7 +39,7 @@ const LAYERS: &[&[&str]] = &[
         "backend",
     ],
     &["pool", "manager"],
-    &["context"],
+    &["context", "guide"],
 ];
 
 /// Imports within one layer that are allowed: who, from whom.

@@ -16,6 +16,7 @@
 //! up inside [`guard_after`].
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each test binary uses its own part of this module"
 )]
 
@@ -29,6 +30,10 @@ use std::{fs, io, process, thread};
 
 use bunshin::{Process, StartMethod};
 use rustix::process::{Pid, Signal};
+
+pub(crate) use methods::{each_method, start_each_way_once};
+
+mod methods;
 
 /// Children that live as long as the process and are no leak, by their `comm`.
 const HELPERS: &[&str] = &["bunshin-fs"];
