@@ -10,13 +10,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::bootstrap::{self, Preparation, START};
-use super::handle::{Child, Process, collect_detached};
+use super::handle::{self, Child, Process, collect_detached};
 use super::start_method::{StartMethod, start_method};
 use super::target::{self, Target};
 use super::{fork, forkserver, spawn};
 use crate::codec::attachments::Outgoing;
 use crate::codec::serde::encode;
 use crate::error::{Error, Result};
+use crate::sys::process::{self, Sig};
 use crate::sys::{image, socket};
 use crate::transport::stream;
 
@@ -94,15 +95,11 @@ impl ProcessBuilder {
         collect_detached();
         let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
         let name = self.name.unwrap_or_else(|| format!("Process-{number}"));
-        let (control, theirs) =
-            socket::pair().map_err(|error| Error::os(format!("start process {name}"), error))?;
         let method = self.start_method.unwrap_or_else(start_method);
-        let started = if method == StartMethod::Fork {
-            let handles = std::mem::take(&mut outgoing.handles);
-            let call = move || bootstrap::forked_call(arguments, handles);
-            fork::start_forked(entry, &name, &control, theirs, self.may_fork_threads, call)?
-        } else {
-            // The message waits in the socket, so that the child need not wait for it.
+        let pair =
+            || socket::pair().map_err(|error| Error::os(format!("start process {name}"), error));
+        let body = || {
+            // A copy of the server has the server's working directory.
             let directory = (method == StartMethod::Forkserver)
                 .then(|| std::env::current_dir().ok())
                 .flatten()
@@ -113,13 +110,45 @@ impl ProcessBuilder {
                 name: name.clone(),
                 directory,
             };
-            let body = bootstrap::start_body(&preparation, &arguments)?;
-            stream::send(control.as_fd(), START, &body, &mut outgoing)?;
             // What is printed next by the child comes after what was printed here.
             let _ = std::io::stdout().flush();
-            match method {
-                StartMethod::Spawn => spawn::start(spawn::CHILD, theirs)?,
-                _ => forkserver::start(&theirs)?,
+            bootstrap::start_body(&preparation, &arguments)
+        };
+        let (started, control) = match method {
+            StartMethod::Fork => {
+                let (control, theirs) = pair()?;
+                let handles = std::mem::take(&mut outgoing.handles);
+                let call = || bootstrap::forked_call(arguments, handles);
+                let forked = fork::start_forked(
+                    entry,
+                    &name,
+                    &control,
+                    theirs,
+                    self.may_fork_threads,
+                    call,
+                )?;
+                (forked, control)
+            }
+            StartMethod::Spawn => {
+                let (control, theirs) = pair()?;
+                // The message waits in the socket, so that the child need not wait for it.
+                stream::send(control.as_fd(), START, &body()?, &mut outgoing)?;
+                (spawn::start(spawn::CHILD, theirs)?, control)
+            }
+            StartMethod::Forkserver => {
+                let body = body()?;
+                let forkserver::Waiting { started, control } = forkserver::take()?;
+                match stream::send(control.as_fd(), START, &body, &mut outgoing) {
+                    // One that was killed just now is seen like any other that ends early.
+                    Err(error) if !error.is_disconnected() => {
+                        let _ = process::signal(started.pidfd.as_fd(), Sig::KILL);
+                        handle::collect_later(started);
+                        return Err(error);
+                    }
+                    _ => {}
+                }
+                forkserver::order_next();
+                (started, control)
             }
         };
         Ok((Arc::new(Child::new(name, started, self.daemon)), control))

@@ -136,16 +136,18 @@ impl Drop for Child {
             process::at_exit(handler);
         });
         if let Ok(pidfd) = socket::duplicate(self.pidfd()) {
-            let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
-            detached.push((
-                self.generation,
-                Started {
-                    pid: self.started.pid,
-                    pidfd,
-                },
-            ));
+            collect_later(Started {
+                pid: self.started.pid,
+                pidfd,
+            });
         }
     }
+}
+
+/// Has a child that is about to end collected with the detached ones.
+pub(super) fn collect_later(started: Started) {
+    let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+    detached.push((thread::generation(), started));
 }
 
 /// Collects detached children that have ended.

@@ -48,5 +48,8 @@ fn holdings() -> [usize; 3] {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
     let mapped = maps.lines().filter(|line| line.contains("memfd:bunshin"));
     let descriptors = super::open_descriptors(own);
-    [descriptors, mapped.count(), super::descendants(own).len()]
+    let below = super::descendants(own)
+        .into_iter()
+        .filter(|pid| !super::ProcessState::of(*pid).is_some_and(|process| process.is_helper()));
+    [descriptors, mapped.count(), below.count()]
 }

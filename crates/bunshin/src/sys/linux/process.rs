@@ -58,6 +58,26 @@ fn open(pid: i32) -> io::Result<Started> {
     }
 }
 
+/// Opens a child of this process that another one has made for it. If that is not possible,
+/// the child is ended.
+pub(crate) fn adopt(pid: u32) -> io::Result<Started> {
+    open(i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidData)?)
+}
+
+/// Ends a child of this process that nobody will use, and collects it; nothing if `pid` is no
+/// child of this process.
+pub(crate) fn end_unused(pid: u32) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
+    // Only for a child that has not been waited for is it certain whose number this is.
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    if rustix::process::waitid(WaitId::Pid(pid), look).is_ok() {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+        let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+    }
+}
+
 /// Starts this very program again, with `inherited` open under the same number and
 /// the start variable set. The parent's heap does not slow it (`posix_spawn(3)`).
 pub(crate) fn start_self(role: &str, inherited: BorrowedFd<'_>) -> io::Result<Started> {
