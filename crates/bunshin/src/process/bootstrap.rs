@@ -17,7 +17,7 @@ use crate::codec::attachments::{Incoming, Outgoing};
 use crate::codec::outcome::{Call, Failure, Input};
 use crate::codec::serde::{decode, encode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::{image, process};
+use crate::sys::{image, process, socket};
 use crate::transport::{Patience, stream};
 
 pub(crate) const START: u16 = 16;
@@ -132,6 +132,36 @@ fn receive(control: &OwnedFd) -> Result<(Preparation, Call)> {
             ..Call::default()
         },
     ))
+}
+
+/// Starts a call that does nothing, over a socket to itself.
+///
+/// What is done for the first time takes longer: the loader looks functions up, thread-locals
+/// are registered, pages are mapped. Whoever is about to be copied does it for its copies.
+pub(super) fn rehearse() {
+    let Ok((here, there)) = socket::pair() else {
+        return;
+    };
+    let preparation = Preparation {
+        stamp: image::stamp(),
+        entry: 0,
+        name: String::new(),
+        directory: Some(b"/".to_vec()),
+    };
+    let mut arguments = Vec::new();
+    // The result is in nobody's interest; nor is why there is none.
+    let _ = encode(&(0u64,), &mut arguments, &mut Outgoing::default());
+    let Ok(body) = start_body(&preparation, &arguments) else {
+        return;
+    };
+    if stream::send(here.as_fd(), START, &body, &mut Outgoing::default()).is_err() {
+        return;
+    }
+    if let Ok((preparation, mut call)) = receive(&there) {
+        std::hint::black_box(preparation);
+        target::rehearse(&mut call);
+        send(&there, &mut call);
+    }
 }
 
 /// Runs the target and sends its outcome; gives the exit code.

@@ -28,7 +28,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{handle, panic, spawn};
+use super::{bootstrap, handle, panic, spawn};
 use crate::codec::attachments::Outgoing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::process::{self, Sig, Started};
@@ -209,6 +209,7 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
     // What every child will want is made once, here.
     image::stamp();
     panic::install_hook();
+    bootstrap::rehearse();
     let _ = std::io::stdout().flush();
     let Ok(Some(mut first)) = stream::receive(control.as_fd(), Patience::Forever) else {
         process::exit_now(0)

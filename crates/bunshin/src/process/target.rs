@@ -91,6 +91,16 @@ pub(crate) fn find(offset: u64) -> Option<Entry<Call>> {
     image::entry_at(offset)
 }
 
+/// Runs a target that does next to nothing.
+pub(super) fn rehearse(call: &mut Call) {
+    fn target(number: u64) -> u64 {
+        number
+    }
+    if let Some(entry) = locate(target).ok().and_then(find) {
+        entry(call);
+    }
+}
+
 fn run<F, Args>(call: &mut Call)
 where
     F: Target<Args>,
