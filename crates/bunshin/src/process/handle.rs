@@ -411,13 +411,20 @@ impl<R: DeserializeOwned> Process<R> {
             (self.child.pidfd(), Interest::Readable),
         ];
         let mut ready = Vec::new();
-        let waited = socket::poll(&watched, None, &mut ready)
-            .and_then(|_| socket::poll(&watched[..1], Some(Instant::now()), &mut ready));
+        let is_ready = |ready: &[bool], at: usize| ready.get(at) == Some(&true);
+        let waited = socket::poll(&watched, None, &mut ready).and_then(|_| {
+            if is_ready(&ready, 0) {
+                return Ok((true, is_ready(&ready, 1)));
+            }
+            // It has ended; what it sent before came after the look at the socket.
+            socket::poll(&watched[..1], Some(Instant::now()), &mut ready)
+                .map(|count| (count != 0, true))
+        });
         let patience = match waited {
-            Ok(0) => return Err(self.lost(self.known_end())),
-            Ok(_) if self.is_alive() => Patience::Forever,
+            Ok((false, _)) => return Err(self.lost(self.known_end())),
+            Ok((true, false)) => Patience::Forever,
             // What a dead child has sent is there; if it is not whole, it never will be.
-            Ok(_) => Patience::within(LAST_WORDS),
+            Ok((true, true)) => Patience::within(LAST_WORDS),
             Err(error) => return Err(TaskError::Result(Error::os("wait for a result", error))),
         };
         match stream::receive(control.as_fd(), patience) {
