@@ -29,6 +29,8 @@ pub enum ErrorKind {
     Threads,
     /// The holder of a lock died with it: what it protects may be half changed.
     Abandoned,
+    /// A barrier is broken: a party of it died, ran out of time, or gave up.
+    Broken,
     /// The argument makes no sense.
     InvalidInput,
     /// It cannot be done on this system, or in this program.

@@ -32,7 +32,10 @@
 //! | wait for many at once | [`wait`] | `connection.wait` |
 //! | share a number or an array | [`Value`], [`Array`] | `Value`, `Array` |
 //! | the same without a lock | [`RawValue`], [`RawArray`] | `RawValue`, `RawArray` |
-//! | exclude each other | [`Lock`] | `Lock` |
+//! | exclude each other | [`Lock`], [`RLock`] | `Lock`, `RLock` |
+//! | let only so many in | [`Semaphore`], [`BoundedSemaphore`] | the same |
+//! | wait for a change | [`Condition`], [`Event`] | `Condition`, `Event` |
+//! | go on together | [`Barrier`] | `Barrier` |
 //! | send a large array | [`Buffer`] | out-of-band buffers |
 //! | choose how processes are made | [`StartMethod`], [`Context`] | contexts |
 //!
@@ -117,4 +120,7 @@ pub use process::{
     TaskError, WorkerLost, fork, fork_unchecked, init, scope, set_start_method, start_method,
 };
 pub use shared::{Array, ArrayGuard, Atomic, RawArray, RawValue, Value, ValueGuard};
-pub use sync::{Lock, LockError, LockGuard};
+pub use sync::{
+    Barrier, BarrierError, BoundedSemaphore, Condition, Event, Lock, LockError, LockGuard, RLock,
+    RLockGuard, Semaphore, SemaphoreGuard, Woken,
+};

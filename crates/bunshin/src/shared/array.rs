@@ -13,7 +13,7 @@ use super::atomic::sealed::Memory;
 use super::travels;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::cell::{Held, SharedCell};
-use crate::sync::{LockError, Recover, acquire};
+use crate::sync::{LockError, Recover, acquire, holds};
 use crate::transport::Patience;
 
 /// Makes shared memory for `len` elements.
@@ -184,6 +184,8 @@ pub struct ArrayGuard<'a, T: Pod> {
     len_bytes: usize,
     values: PhantomData<&'a mut T>,
 }
+
+holds!(ArrayGuard<'_, T>, held, T);
 
 impl<T: Pod> Recover for ArrayGuard<'_, T> {
     fn recover(&mut self) {

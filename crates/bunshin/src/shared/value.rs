@@ -13,7 +13,7 @@ use super::atomic::sealed::Memory;
 use super::travels;
 use crate::error::Result;
 use crate::shm::cell::{Held, SharedCell};
-use crate::sync::{LockError, Recover, acquire};
+use crate::sync::{LockError, Recover, acquire, holds};
 use crate::transport::Patience;
 
 /// A value in shared memory, with a lock.
@@ -158,6 +158,8 @@ impl<'a, T: Pod> ValueGuard<'a, T> {
         }
     }
 }
+
+holds!(ValueGuard<'_, T>, held, T);
 
 impl<T: Pod> Recover for ValueGuard<'_, T> {
     fn recover(&mut self) {

@@ -1,5 +1,6 @@
 //! Plain bytes in a segment of their own, with a robust lock beside them.
 
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
@@ -42,24 +43,26 @@ impl SharedCell {
         self.segment.as_fd()
     }
 
-    fn raw(&self) -> &RawLock {
+    pub(crate) fn raw(&self) -> &RawLock {
         self.segment.at(CELL_LOCK)
     }
 
     /// Takes the lock, waiting until the deadline, or for ever.
     pub(crate) fn lock(&self, deadline: Option<Instant>) -> Result<Held<'_>, Refused> {
-        self.raw().lock(deadline).map(|taken| Held {
-            cell: self,
-            abandoned: taken == Taken::Abandoned,
-        })
+        self.raw().lock(deadline).map(|taken| self.held(taken))
     }
 
     /// Takes the lock if it is free.
     pub(crate) fn try_lock(&self) -> Result<Held<'_>, Refused> {
-        self.raw().try_lock().map(|taken| Held {
+        self.raw().try_lock().map(|taken| self.held(taken))
+    }
+
+    fn held(&self, taken: Taken) -> Held<'_> {
+        Held {
             cell: self,
             abandoned: taken == Taken::Abandoned,
-        })
+            thread: PhantomData,
+        }
     }
 
     /// Copies bytes in, without the lock; others may see some of them before the rest.
@@ -105,6 +108,8 @@ pub(crate) struct Held<'a> {
     cell: &'a SharedCell,
     /// The owner before died, and nobody has said yet that the data is right.
     abandoned: bool,
+    /// The lock is this thread's: another one could not give it back.
+    thread: PhantomData<*const ()>,
 }
 
 impl Held<'_> {
@@ -115,6 +120,28 @@ impl Held<'_> {
     /// Says that the data is right again.
     pub(crate) fn recover(&mut self) {
         self.abandoned = false;
+    }
+
+    pub(crate) fn raw(&self) -> &RawLock {
+        self.cell.raw()
+    }
+
+    /// Gives the lock back, as dropping this does. Until [`take_again`](Self::take_again) the
+    /// bytes must not be touched, and a look at them panics.
+    pub(crate) fn let_go(&mut self) {
+        if self.abandoned {
+            self.cell.raw().unlock_abandoned();
+        } else {
+            self.cell.raw().unlock();
+        }
+    }
+
+    /// Takes the lock again after [`let_go`](Self::let_go).
+    pub(crate) fn take_again(&mut self) -> Result<Taken, Refused> {
+        let taken = self.cell.raw().lock(None)?;
+        // What the lock protected when it was let go may have been mended since.
+        self.abandoned = taken == Taken::Abandoned;
+        Ok(taken)
     }
 
     /// The first `len` bytes, which nobody else touches while the lock is held.
@@ -152,10 +179,6 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if self.abandoned {
-            self.cell.raw().unlock_abandoned();
-        } else {
-            self.cell.raw().unlock();
-        }
+        self.let_go();
     }
 }

@@ -15,6 +15,14 @@ pub(crate) enum Kind {
     Shared = 2,
     /// A pool's task table and heap.
     Pool = 3,
+    /// A semaphore.
+    Semaphore = 16,
+    /// A condition.
+    Condition = 17,
+    /// An event.
+    Event = 18,
+    /// A barrier.
+    Barrier = 19,
 }
 
 /// Bytes of the header that every segment starts with.
@@ -43,6 +51,30 @@ pub(crate) const PIPE_FIXED: usize = (PIPE_HEAP + HEAP_TABLE).next_multiple_of(4
 pub(crate) const CELL_LOCK: usize = 64;
 /// Where shared data starts.
 pub(crate) const CELL_DATA: usize = 128;
+
+/// Where a semaphore's head lies.
+pub(crate) const SEMAPHORE_HEAD: usize = 64;
+/// Where its places start.
+pub(crate) const SEMAPHORE_PLACES: usize = 128;
+/// Bytes of a place: a lock, on a line of its own.
+pub(crate) const SEMAPHORE_PLACE: usize = 64;
+
+/// Where a condition's head lies.
+pub(crate) const CONDITION_HEAD: usize = 64;
+/// Where its places start.
+pub(crate) const CONDITION_PLACES: usize = 128;
+/// Bytes of a place: a lock and what its holder waits for.
+pub(crate) const CONDITION_PLACE: usize = 64;
+
+/// Where an event's words lie.
+pub(crate) const EVENT: usize = 64;
+
+/// Where a barrier's head lies.
+pub(crate) const BARRIER_HEAD: usize = 64;
+/// Where its places start.
+pub(crate) const BARRIER_PLACES: usize = 192;
+/// Bytes of a place: a lock and what its holder is told.
+pub(crate) const BARRIER_PLACE: usize = 64;
 
 const _: () = assert!(RING.is_power_of_two());
 const _: () = assert!(PIPE_HEAP % 64 == 0);

@@ -4,7 +4,7 @@
 //!
 //! | Bits | Means |
 //! |---|---|
-//! | 0..=29 | thread id of the owner, 0 if there is none |
+//! | 0..=29 | thread id of the owner, 0 if there is none; all ones for a lock that is absent |
 //! | 30 | the owner died with the lock; set by the kernel, together with owner 0 |
 //! | 31 | somebody sleeps on the word, or is about to |
 //!
@@ -15,6 +15,8 @@
 //! | owner (+ waiters) | free | `unlock`, one swap; wakes one sleeper if there were waiters |
 //! | owner (+ waiters) | died (+ waiters) | the kernel, when the owner ends; wakes one sleeper |
 //! | died (+ waiters) | owner (+ waiters) | the next to lock, who is told |
+//! | owner | absent | `unlock_absent`, of a semaphore's place |
+//! | absent | free | `make_present`, of the same |
 //!
 //! No wake-up is lost: a sleeper sets the waiters bit by compare-and-swap on the very
 //! value that it then waits for (`futex(2)` compares again), and whoever gets the lock
@@ -30,6 +32,9 @@ use std::time::Instant;
 use super::atomic::{AtomicU32, Ordering, Unused};
 use super::segment::Shared;
 use super::system::{self as thread, Node, OWNER, OWNER_DIED, Pending, WAITERS};
+
+/// The owner of a lock that refuses everybody. No thread has this id: the kernel's end at 2^22.
+const ABSENT: u32 = OWNER;
 
 /// Tries before a thread goes to sleep on a lock that another processor holds.
 const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
@@ -172,29 +177,32 @@ impl RawLock {
     ///
     /// Does nothing if this thread does not hold it, as in a forked child that has
     /// inherited a guard of its parent.
+    /// Says whether it did.
     #[inline]
-    pub(crate) fn unlock(&self) {
-        self.give_back(0);
+    pub(crate) fn unlock(&self) -> bool {
+        self.give_back(0)
     }
 
     /// Gives the lock back so that the next one is told that it was abandoned.
-    pub(crate) fn unlock_abandoned(&self) {
-        self.give_back(OWNER_DIED);
+    pub(crate) fn unlock_abandoned(&self) -> bool {
+        self.give_back(OWNER_DIED)
     }
 
     #[inline]
-    fn give_back(&self, to: u32) {
+    fn give_back(&self, to: u32) -> bool {
         if !self.is_mine() {
-            return;
+            return false;
         }
         let Ok(pending) = Pending::begin(&self.node) else {
-            return;
+            return false;
         };
         pending.unlink(&self.node);
-        if self.word.swap(to, Ordering::Release) & WAITERS != 0 {
+        // Stronger than the lock needs: what follows may look for sleepers elsewhere.
+        if self.word.swap(to, Ordering::SeqCst) & WAITERS != 0 {
             thread::futex_wake(&self.word, 1);
         }
         pending.end();
+        true
     }
 
     /// Whether this thread holds the lock.
@@ -203,9 +211,41 @@ impl RawLock {
         self.word.load(Ordering::Relaxed) & OWNER == thread::tid()
     }
 
+    /// Whether nobody holds the lock, or its holder died.
+    #[inline]
+    pub(crate) fn is_free(&self) -> bool {
+        self.word.load(Ordering::SeqCst) & OWNER == 0
+    }
+
+    /// Whether the holder died and nobody has taken the lock since.
+    pub(crate) fn has_died(&self) -> bool {
+        self.word.load(Ordering::SeqCst) & (OWNER | OWNER_DIED) == OWNER_DIED
+    }
+
+    /// Has a lock that nobody knows yet refuse everybody.
+    pub(crate) fn make_absent(&self) {
+        self.word.store(ABSENT, Ordering::Relaxed);
+    }
+
+    /// Makes an absent lock a free one. Says whether it was absent.
+    #[inline]
+    pub(crate) fn make_present(&self) -> bool {
+        self.word.load(Ordering::SeqCst) == ABSENT
+            && self
+                .word
+                .compare_exchange(ABSENT, 0, Ordering::SeqCst, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// Gives the lock back so that nobody gets it before it is made present.
+    pub(crate) fn unlock_absent(&self) -> bool {
+        self.give_back(ABSENT)
+    }
+
     /// Whether a thread of this process holds the lock; the memory must then stay mapped.
     pub(crate) fn is_held_here(&self) -> bool {
-        thread::is_own_thread(self.word.load(Ordering::Relaxed) & OWNER)
+        let owner = self.word.load(Ordering::Relaxed) & OWNER;
+        owner != ABSENT && thread::is_own_thread(owner)
     }
 }
 

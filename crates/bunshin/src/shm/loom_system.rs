@@ -31,12 +31,14 @@ loom::thread_local! {
 struct Futexes {
     sleepers: Mutex<Vec<(usize, u32)>>,
     woken: Condvar,
+    seconds_pass: Mutex<bool>,
 }
 
 loom::lazy_static! {
     static ref FUTEXES: Futexes = Futexes {
         sleepers: Mutex::new(Vec::new()),
         woken: Condvar::new(),
+        seconds_pass: Mutex::new(false),
     };
 }
 
@@ -99,14 +101,18 @@ pub(super) fn thread_ended(word: &AtomicU32, node: &Node) {
     let mut seen = word.load(Ordering::SeqCst);
     loop {
         if is_pending && seen & OWNER == 0 {
-            return wake(word, 1);
+            wake(word, 1);
+            return;
         }
         if seen & OWNER != tid {
             return;
         }
         let died = seen & WAITERS | OWNER_DIED;
         match word.compare_exchange(seen, died, Ordering::SeqCst, Ordering::SeqCst) {
-            Ok(_) if seen & WAITERS != 0 => return wake(word, 1),
+            Ok(_) if seen & WAITERS != 0 => {
+                wake(word, 1);
+                return;
+            }
             Ok(_) => return,
             Err(now) => seen = now,
         }
@@ -140,18 +146,49 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Insta
     false
 }
 
-pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
+pub(crate) fn futex_wake(word: &AtomicU32, count: u32) -> u32 {
     call();
-    wake(word, count);
+    wake(word, count)
 }
 
-fn wake(word: &AtomicU32, count: u32) {
+fn wake(word: &AtomicU32, count: u32) -> u32 {
     let mut left = count;
     FUTEXES.sleepers().retain(|(on, _)| {
         let stays = *on != address(word) || left == 0;
         left -= u32::from(!stays);
         stays
     });
+    FUTEXES.woken.notify_all();
+    count - left
+}
+
+/// As [`futex_wait`]; once [`seconds_pass`], it is always time to look again.
+pub(crate) fn doze(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
+    if deadline.is_some() {
+        return futex_wait(word, expected, deadline);
+    }
+    if do_seconds_pass() {
+        call();
+        loom::thread::yield_now();
+        return true;
+    }
+    futex_wait(word, expected, None) || do_seconds_pass()
+}
+
+fn do_seconds_pass() -> bool {
+    *FUTEXES
+        .seconds_pass
+        .lock()
+        .expect("no panic while it is held")
+}
+
+/// From here on whoever dozes looks again, as it does each second.
+pub(super) fn seconds_pass() {
+    *FUTEXES
+        .seconds_pass
+        .lock()
+        .expect("no panic while it is held") = true;
+    FUTEXES.sleepers().clear();
     FUTEXES.woken.notify_all();
 }
 

@@ -7,9 +7,13 @@
 
 use loom::sync::{Condvar, Mutex};
 
+mod barrier;
+mod condition;
+mod event;
 mod heap;
 mod lock;
 mod ring;
+mod semaphore;
 mod table;
 
 /// Explores `test`, with so many preemptions at most unless the environment says.

@@ -2,7 +2,11 @@
 #![allow(unsafe_code)]
 
 mod atomic;
+pub(crate) mod barrier;
 pub(crate) mod cell;
+pub(crate) mod condition;
+pub(crate) mod event;
+pub(crate) mod gate;
 pub(crate) mod heap;
 pub(crate) mod layout;
 pub(crate) mod lock;
@@ -12,6 +16,7 @@ pub(crate) mod segment;
 #[cfg(loom)]
 #[path = "loom_segment.rs"]
 pub(crate) mod segment;
+pub(crate) mod semaphore;
 pub(crate) mod table;
 
 #[cfg(not(loom))]

@@ -7,11 +7,11 @@ use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::condition::holds;
 use crate::codec::attachments::{Incoming, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::cell::{Held, SharedCell};
 use crate::shm::lock::Refused;
-use crate::sys::socket;
 use crate::transport::Patience;
 
 /// Why a lock was not taken as asked.
@@ -61,10 +61,12 @@ impl<G: Recover> LockError<G> {
 impl<G> fmt::Display for LockError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Abandoned(_) => {
-                f.write_str("the lock's holder died with it; what it protects may be half changed")
+            Self::Abandoned(_) => f.write_str(
+                "its holder died with the lock or permit; what that protects may be half changed",
+            ),
+            Self::Unavailable => {
+                f.write_str("the lock is held, or all permits are, by other threads or processes")
             }
-            Self::Unavailable => f.write_str("the lock is held by another thread or process"),
             Self::Failed(error) => write!(f, "cannot lock: {error}"),
         }
     }
@@ -103,7 +105,7 @@ impl<G> From<LockError<G>> for Error {
 }
 
 /// The error for a lock that was not got.
-fn refused<G>(refused: Refused) -> LockError<G> {
+pub(crate) fn refused<G>(refused: Refused) -> LockError<G> {
     match refused {
         Refused::Held => LockError::Unavailable,
         Refused::Own => LockError::Failed(Error::new(
@@ -207,12 +209,7 @@ impl fmt::Debug for Lock {
 
 impl Serialize for Lock {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let depart = || {
-            let fd = socket::duplicate(self.cell.fd())
-                .map_err(|error| Error::os("send a lock", error))?;
-            Outgoing::attach(fd)
-        };
-        depart()
+        super::depart(self.cell.fd(), "a lock")
             .map_err(|error| S::Error::custom(Outgoing::fail(error)))?
             .serialize(serializer)
     }
@@ -232,6 +229,8 @@ impl<'de> Deserialize<'de> for Lock {
 #[derive(Debug)]
 #[must_use = "the lock is given back at once if the guard is not kept"]
 pub struct LockGuard<'a>(Held<'a>);
+
+holds!(LockGuard<'_>, 0);
 
 impl Recover for LockGuard<'_> {
     fn recover(&mut self) {

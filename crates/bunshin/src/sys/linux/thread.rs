@@ -182,9 +182,21 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Insta
     )
 }
 
-/// Wakes up to `count` sleepers.
-pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
-    let _ = futex::wake(word, futex::Flags::empty(), count);
+/// Wakes up to `count` sleepers, and says how many there were.
+pub(crate) fn futex_wake(word: &AtomicU32, count: u32) -> u32 {
+    let woken = futex::wake(word, futex::Flags::empty(), count);
+    woken.map_or(0, |woken| u32::try_from(woken).unwrap_or(u32::MAX))
+}
+
+/// How long a sleeper sleeps before it looks whether somebody died whom nobody reports.
+const LOOK_AGAIN: Duration = Duration::from_millis(800);
+
+/// As [`futex_wait`], but never for longer than until it is time to look again. Returns whether
+/// that time or the deadline has come.
+pub(crate) fn doze(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
+    let soon = Instant::now() + LOOK_AGAIN;
+    let until = deadline.map_or(soon, |deadline| deadline.min(soon));
+    futex_wait(word, expected, Some(until))
 }
 
 /// `struct robust_list_head` of the kernel.
