@@ -300,6 +300,10 @@ impl State<'_> {
 
 impl Drop for State<'_> {
     fn drop(&mut self) {
+        #[cfg(loom)]
+        if super::system::is_killed() {
+            return;
+        }
         self.barrier.head().lock.unlock();
     }
 }
@@ -380,6 +384,10 @@ impl Party<'_> {
 
 impl Drop for Party<'_> {
     fn drop(&mut self) {
+        #[cfg(loom)]
+        if super::system::is_killed() {
+            return;
+        }
         if self.told() == WAIT {
             // Its action panicked.
             let _ = self.barrier.abort();

@@ -317,6 +317,10 @@ impl Waiter<'_> {
 impl Drop for Waiter<'_> {
     /// Ends the waiting; the caller has the user's lock again.
     fn drop(&mut self) {
+        #[cfg(loom)]
+        if super::system::is_killed() {
+            return;
+        }
         if let At::Place(place, _) = self.at {
             place.bell.store(IDLE, Ordering::SeqCst);
             place.lock.unlock();

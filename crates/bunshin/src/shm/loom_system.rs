@@ -85,6 +85,11 @@ pub(super) fn call() {
     }
 }
 
+/// Whether this thread is being killed: then its destructors do nothing, as they do not run.
+pub(super) fn is_killed() -> bool {
+    THREAD.with(|thread| thread.borrow().calls_left == Some(0)) && std::thread::panicking()
+}
+
 /// What the kernel does to a lock when the thread that calls this has been killed.
 pub(super) fn thread_ended(word: &AtomicU32, node: &Node) {
     let (tid, is_linked, is_pending) = THREAD.with(|thread| {

@@ -55,6 +55,18 @@ impl Stock {
         self.lock.unlock();
     }
 
+    fn put_one_if_there_is_none(&self) {
+        self.lock();
+        let is_empty = self.items() == 0;
+        if is_empty {
+            self.set(1);
+        }
+        self.lock.unlock();
+        if is_empty {
+            self.changed.notify(1);
+        }
+    }
+
     fn take(&self) {
         self.lock();
         while self.items() == 0 {
@@ -133,27 +145,33 @@ fn loom_condition_notifies_all() {
 }
 
 /// One of two takers is killed. If it leaves the item, the other one gets it with no further
-/// notification.
+/// notification; who takes it sees to it that there is one more.
 #[test]
 fn loom_condition_hands_on_what_the_dead_were_notified_of() {
     for kill_at in 0..24 {
         explore(1, move || {
             let stock = Stock::new();
-            let dying = stock.taker(1, Some(kill_at));
-            let living = stock.taker(2, None);
-            system::run(3, None, || {
+            let dying = Arc::clone(&stock);
+            let dying = thread::spawn(move || {
+                if system::run(1, Some(kill_at), || dying.take()).is_none() {
+                    dying.changed.thread_ended();
+                    dying.lock.thread_ended();
+                    system::seconds_pass();
+                }
+                system::run(3, None, || dying.put_one_if_there_is_none());
+            });
+            let living = Arc::clone(&stock);
+            let living = thread::spawn(move || {
+                system::run(2, None, || {
+                    living.take();
+                    living.put_one_if_there_is_none();
+                });
+            });
+            system::run(4, None, || {
                 stock.put(1);
                 stock.changed.notify(1);
-                dying.join().unwrap();
-                // Taken by the one that died, or by the one that lives and is done.
-                stock.lock();
-                let is_gone = stock.items() == 0;
-                stock.lock.unlock();
-                if is_gone {
-                    stock.put(1);
-                    stock.changed.notify(1);
-                }
             });
+            dying.join().unwrap();
             living.join().unwrap();
         });
     }
