@@ -46,6 +46,7 @@ pub struct PoolBuilder {
     name: Option<String>,
     tasks: Option<usize>,
     initializer: Option<Result<Initializer>>,
+    exit: Option<Result<u64>>,
 }
 
 impl PoolBuilder {
@@ -91,6 +92,37 @@ impl PoolBuilder {
         self
     }
 
+    /// A function that each worker runs last: when the pool is closed and its work is done,
+    /// when the worker has had all the tasks it may have, and when the pool is terminated or
+    /// dropped, if the worker is idle then or becomes so within a quarter of a second. A worker
+    /// that is killed or crashes does not get to it.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{Pool, RawValue};
+    /// use std::sync::OnceLock;
+    ///
+    /// static LEFT: OnceLock<RawValue<u32>> = OnceLock::new();
+    ///
+    /// let left = RawValue::new(0u32)?;
+    /// let pool = Pool::builder()
+    ///     .workers(2)
+    ///     .initializer(|left: RawValue<u32>| LEFT.set(left).expect("once"), (left.clone(),))
+    ///     .on_exit(|| { LEFT.get().expect("prepared").fetch_add(1, std::sync::atomic::Ordering::SeqCst); })
+    ///     .build()?;
+    /// pool.close();
+    /// pool.join()?;
+    /// assert_eq!(left.get(), 2);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
+    pub fn on_exit<F>(mut self, function: F) -> Self
+    where
+        F: Target<(), Output = ()>,
+    {
+        self.exit = Some(target::locate(function));
+        self
+    }
+
     /// How many tasks a worker runs before another takes its place, for tasks that leak.
     /// By default any number. 0 is as 1.
     #[doc(alias = "maxtasksperchild")]
@@ -116,6 +148,8 @@ impl PoolBuilder {
             name: self.name.unwrap_or_else(|| "Worker".to_owned()),
             tasks: self.tasks,
             initializer: self.initializer.transpose()?,
+            exit: self.exit.transpose()?,
+            is_external: false,
         };
         Ok(Pool {
             dispatcher: Dispatcher::new(workers, recipe)?,

@@ -6,31 +6,27 @@
 //!   └── supervisor ◀── socket, end ───┘      bell, once it is worth waking the parent
 //! ```
 //!
-//! There is no thread of the pool's: whoever waits for results does the pool's work
-//! meanwhile. Of several threads that wait, one watches the workers, and the others wait
-//! for it (`Core::is_watched`).
+//! No thread of the pool's takes part in that: whoever waits for results does the pool's
+//! work meanwhile (`drive`). What is not waited for is in `post`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::attendant::{Attendants, acquaint};
+use super::limits::Limits;
 use super::message::{self, Arrived};
+use super::post::Posts;
 use super::state::{Delivery, Phase, State};
-use super::supervisor::{Recipe, Worker, member, parent_heap, watch};
+use super::supervisor::{Recipe, Worker, member, parent_heap};
 use crate::codec::attachments::Outgoing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{ExitStatus, TaskError, WorkerLost};
 use crate::shm::heap::{Descriptor, Heap, MEMBERS};
 use crate::shm::table::{Parcel, SLOTS, Table};
-use crate::sys::thread;
+use crate::sys::{socket, thread};
 
-/// How long the one who watches sleeps while there are tasks that nobody takes: a worker
-/// that was about to may have been stopped.
-const NUDGE: Duration = Duration::from_millis(50);
-/// Ticks that the parent spins at most for a result.
-const SPIN_MAX: u64 = 100_000;
-const SPIN_MIN: u64 = 4_000;
 /// Bytes in blocks that may be out as tasks: with few blocks in turn, each stays warm.
 const BLOCKS_OUT: u64 = 16 << 20;
 
@@ -47,23 +43,36 @@ pub(crate) struct Core {
     /// What went out beside tasks, by ticket.
     pub(crate) task_handles: HashMap<u32, Vec<OwnedFd>>,
     pub(crate) task_blocks: HashMap<u32, Vec<Descriptor>>,
-    blocks_out: u64,
+    pub(crate) blocks_out: u64,
     /// Results that had to be read before their batch asked for them.
     early: HashMap<u32, Result<Arrived>>,
+    /// Tasks whose entries the queue has had no room for yet: slot and ticket.
+    unpushed: VecDeque<(u32, u32)>,
+    pub(crate) posts: Posts,
+    pub(crate) limits: Limits,
+    pub(crate) attendants: Attendants,
+    /// Workers that are to be replaced by whoever started them.
+    pub(crate) vacant: Vec<usize>,
     /// How much of each worker's list of finished tasks has been read.
-    seen: Vec<u64>,
-    is_watched: bool,
-    spin: u64,
+    pub(crate) seen: Vec<u64>,
+    pub(crate) is_watched: bool,
+    /// Threads that wait for the one who watches.
+    pub(crate) n_asleep: usize,
+    pub(crate) spin: u64,
 }
 
 /// A pool's parent side.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     core: Mutex<Core>,
-    changed: Condvar,
+    pub(crate) changed: Condvar,
+    /// For the thread that supervises: there is something to do for it.
+    pub(crate) duty: Condvar,
+    /// Readable once whoever watches is to look again.
+    pub(crate) kick: OwnedFd,
     generation: u32,
     /// For encoding and claiming without the lock.
-    table: Table,
+    pub(crate) table: Table,
     heap: Arc<Heap>,
     pub(crate) n_workers: usize,
 }
@@ -100,6 +109,50 @@ impl Core {
             self.forget_task(ticket);
         }
         self.act(actions);
+        if !self.unpushed.is_empty() {
+            self.push_again();
+        }
+        self.deliver_posts();
+        self.refill();
+    }
+
+    /// Puts a task into the queue, or has it wait for room there.
+    pub(crate) fn push(&mut self, slot: u32, ticket: u32) {
+        if !self.table.push(slot, ticket) {
+            self.unpushed.push_back((slot, ticket));
+        }
+    }
+
+    fn push_again(&mut self) {
+        for (slot, ticket) in std::mem::take(&mut self.unpushed) {
+            if self
+                .state
+                .task(slot)
+                .is_some_and(|task| task.ticket == ticket)
+            {
+                self.push(slot, ticket);
+            }
+        }
+        self.wake_workers(false);
+    }
+
+    pub(crate) fn has_unpushed(&self) -> bool {
+        !self.unpushed.is_empty()
+    }
+
+    /// Takes a task back, if no worker has begun it.
+    pub(crate) fn withdraw(&mut self, slot: u32, ticket: u32) -> bool {
+        let before = self.unpushed.len();
+        self.unpushed.retain(|entry| *entry != (slot, ticket));
+        let was_withdrawn = self.unpushed.len() < before || self.table.withdraw(slot, ticket);
+        if was_withdrawn {
+            for block in self.forget_task(ticket) {
+                self.heap.recall(block);
+            }
+            self.state.withdrawn(slot);
+            self.free(slot);
+        }
+        was_withdrawn
     }
 
     /// Forgets what went out beside a task that is over; gives its blocks.
@@ -124,7 +177,7 @@ impl Core {
     }
 
     /// Reads the result in a slot, and leaves the slot.
-    fn read(&mut self, slot: u32) -> Result<Arrived> {
+    pub(crate) fn read(&mut self, slot: u32) -> Result<Arrived> {
         let parcel = self.table.parcel(slot);
         let mut handles = Vec::new();
         if parcel.handles != 0 {
@@ -143,11 +196,39 @@ impl Core {
         message::read(&self.table, &self.heap, slot, parcel, handles, Vec::new())
     }
 
+    /// Takes the result in a slot out, and frees the slot.
+    pub(crate) fn take_result(&mut self, slot: u32) -> Result<Arrived> {
+        let arrived = match self.early.remove(&slot) {
+            Some(arrived) => arrived,
+            None => self.read(slot),
+        };
+        self.free(slot);
+        arrived
+    }
+
     /// Reads a result before its batch asks for it.
     pub(crate) fn read_early(&mut self, slot: u32) {
         if !self.early.contains_key(&slot) {
             let arrived = self.read(slot);
             self.early.insert(slot, arrived);
+        }
+    }
+
+    /// Takes the outcomes that there are for a batch.
+    pub(crate) fn take_outcomes(&mut self, batch: u64, outcomes: &mut Vec<Outcome>) {
+        while let Some(delivery) = self.state.next_delivery(batch) {
+            outcomes.push(match delivery {
+                Delivery::Done { slot, position } => {
+                    (position, self.take_result(slot).map_err(TaskError::Result))
+                }
+                Delivery::Lost { position, worker } => {
+                    (position, Err(self.lost(worker, Some(position))))
+                }
+                Delivery::TimedOut { position, limit } => {
+                    (position, Err(TaskError::TimedOut(limit)))
+                }
+                Delivery::NotRun { position } => (position, Err(self.not_run())),
+            });
         }
     }
 
@@ -160,22 +241,97 @@ impl Core {
         self.free(slot);
     }
 
-    fn free(&mut self, slot: u32) {
+    /// Slots for up to `most` tasks, fewer while many or large ones are out.
+    pub(crate) fn take_slots(&mut self, most: usize, slots: &mut Vec<u32>) {
+        let out = self.task_blocks.len();
+        // Descriptors in proportion to workers, never to tasks.
+        let with_handles = self.task_handles.len();
+        let n_workers = self.workers.len();
+        let most =
+            if (self.blocks_out >= BLOCKS_OUT && out > n_workers) || with_handles > 2 * n_workers {
+                0
+            } else if out + with_handles > 0 {
+                // Large tasks: one at a time, or the limit would be passed by far.
+                most.min(1)
+            } else {
+                most
+            };
+        self.state.take_slots(most, slots);
+    }
+
+    /// Puts a task that has been written to a slot into the queue.
+    pub(crate) fn submit(&mut self, batch: u64, limit: Option<Duration>, written: Written) {
+        let Written {
+            slot,
+            position,
+            mut outgoing,
+        } = written;
+        let ticket = self.state.submit(slot, batch, position, limit);
+        if !outgoing.handles.is_empty() {
+            self.task_handles
+                .insert(ticket, std::mem::take(&mut outgoing.handles));
+        }
+        if !outgoing.blocks.is_empty() {
+            self.blocks_out += outgoing.blocks.iter().map(|block| block.len).sum::<u64>();
+            self.task_blocks
+                .insert(ticket, std::mem::take(&mut outgoing.blocks));
+        }
+        // A batch that was begun before the pool was closed goes on.
+        if matches!(self.state.phase(), Phase::Open | Phase::Closed) {
+            self.push(slot, ticket);
+        }
+    }
+
+    /// See [`Dispatcher::outgoing`].
+    pub(crate) fn outgoing(&self) -> Outgoing {
+        outgoing(&self.heap, self.workers.len())
+    }
+
+    /// See [`Dispatcher::write`].
+    pub(crate) fn write(
+        &self,
+        slot: u32,
+        entry: u64,
+        chunk: usize,
+        bytes: &[u8],
+        outgoing: &mut Outgoing,
+    ) -> Result<()> {
+        write(&self.table, slot, entry, chunk, bytes, outgoing)
+    }
+
+    /// Whether there is nothing to do, and nobody who may bring more.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.is_idle() && !self.posts.has_backlog()
+    }
+
+    pub(crate) fn free(&mut self, slot: u32) {
         self.table.free(slot);
         self.state.give_back(slot);
     }
 
-    fn lost(&self, worker: usize, position: usize) -> TaskError {
+    pub(crate) fn lost(&self, worker: usize, position: Option<usize>) -> TaskError {
         let (name, pid, status) = self.ends.get(&worker).cloned().unwrap_or_default();
         TaskError::Lost(WorkerLost {
             name,
             pid,
-            task: Some(position),
+            task: position,
             status,
         })
     }
 
-    fn not_run(&self) -> TaskError {
+    /// Refuses tasks of a pool that takes none.
+    pub(crate) fn check_open(&self) -> Result<(), TaskError> {
+        match self.state.phase() {
+            Phase::Open => Ok(()),
+            Phase::Closed | Phase::Terminated => Err(TaskError::Pool(Error::new(
+                ErrorKind::Closed,
+                "the pool is closed",
+            ))),
+            Phase::Broken(_) => Err(self.not_run()),
+        }
+    }
+
+    pub(crate) fn not_run(&self) -> TaskError {
         match self.state.phase() {
             Phase::Broken(why) => TaskError::Pool(Error::new(ErrorKind::Initializer, why.clone())),
             _ => TaskError::Cancelled,
@@ -183,8 +339,30 @@ impl Core {
     }
 }
 
+fn outgoing(heap: &Arc<Heap>, n_workers: usize) -> Outgoing {
+    // Beyond this many workers some could not hold the heap's blocks.
+    let heap = (member(n_workers) < MEMBERS).then(|| Arc::clone(heap));
+    Outgoing::new(heap)
+}
+
+fn write(
+    table: &Table,
+    slot: u32,
+    entry: u64,
+    chunk: usize,
+    bytes: &[u8],
+    outgoing: &mut Outgoing,
+) -> Result<()> {
+    let parcel = Parcel {
+        entry,
+        chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
+        ..Parcel::default()
+    };
+    message::write(table, slot, parcel, bytes, false, outgoing).inspect_err(|_| outgoing.discard())
+}
+
 impl Dispatcher {
-    pub(crate) fn new(n_workers: usize, recipe: Recipe) -> Result<Self> {
+    pub(crate) fn new(n_workers: usize, recipe: Recipe) -> Result<Arc<Self>> {
         let table = Table::create(n_workers)?;
         let heap = parent_heap(&table);
         let mut core = Core {
@@ -198,25 +376,34 @@ impl Dispatcher {
             task_blocks: HashMap::new(),
             blocks_out: 0,
             early: HashMap::new(),
+            unpushed: VecDeque::new(),
+            posts: Posts::default(),
+            limits: Limits::default(),
+            attendants: Attendants::default(),
+            vacant: Vec::new(),
             seen: vec![0; n_workers],
             is_watched: false,
-            spin: SPIN_MAX / 2,
+            n_asleep: 0,
+            spin: super::drive::SPIN_MAX / 2,
         };
         for number in 0..n_workers {
             // Those already started end when the core is dropped.
             core.hire(number)?;
         }
-        Ok(Self {
+        let kick = socket::event().map_err(|error| Error::os("make a pool", error))?;
+        Ok(acquaint(Self {
             core: Mutex::new(core),
             changed: Condvar::new(),
+            duty: Condvar::new(),
+            kick,
             generation: thread::generation(),
             table,
             heap,
             n_workers,
-        })
+        }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Core> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -225,25 +412,27 @@ impl Dispatcher {
         self.generation == thread::generation()
     }
 
+    /// Whether tasks that are begun now will be done.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.lock().state.phase(), Phase::Open | Phase::Closed)
+    }
+
+    /// Refuses what belongs to the process that this one was forked from.
+    pub(crate) fn check_ours(&self) -> Result<()> {
+        if self.is_ours() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Closed,
+            "the pool belongs to the parent of this forked process; make another one here",
+        ))
+    }
+
     /// Begins a batch.
     pub(crate) fn open_batch(&self) -> Result<u64, TaskError> {
-        if !self.is_ours() {
-            return Err(TaskError::Pool(Error::new(
-                ErrorKind::Closed,
-                "the pool belongs to the parent of this forked process; make another one here",
-            )));
-        }
+        self.check_ours().map_err(TaskError::Pool)?;
         let mut core = self.lock();
-        match core.state.phase() {
-            Phase::Open => {}
-            Phase::Closed | Phase::Terminated => {
-                return Err(TaskError::Pool(Error::new(
-                    ErrorKind::Closed,
-                    "the pool is closed",
-                )));
-            }
-            Phase::Broken(_) => return Err(core.not_run()),
-        }
+        core.check_open()?;
         // Workers that died while nobody looked are replaced now.
         core.bury_dead();
         Ok(core.state.open_batch())
@@ -253,35 +442,35 @@ impl Dispatcher {
         let mut core = self.lock();
         let actions = core.state.close_batch(batch);
         core.act(actions);
-        if *core.state.phase() == Phase::Closed && core.state.is_idle() {
+        if *core.state.phase() == Phase::Closed && core.is_idle() {
             core.dismiss(false);
         }
-        self.changed.notify_all();
+        self.tell_all(&core);
     }
 
-    /// Waits for a while for room in the table, which other batches fill.
-    pub(crate) fn wait_for_room(&self) {
-        let core = self.lock();
-        let _ = self.changed.wait_timeout(core, NUDGE / 10);
+    /// Ends a batch whose tasks are not wanted any more: those that have not begun never run.
+    pub(crate) fn drop_batch(&self, batch: u64) {
+        {
+            let mut core = self.lock();
+            let tasks: Vec<_> = core.state.tasks_of(batch).collect();
+            for (slot, task) in tasks {
+                core.withdraw(slot, task.ticket);
+            }
+        }
+        self.close_batch(batch);
     }
 
     /// Slots for up to `most` tasks, fewer while many or large ones are out.
     pub(crate) fn take_slots(&self, most: usize, slots: &mut Vec<u32>) {
         let mut core = self.lock();
-        let out = core.task_blocks.len();
-        // Descriptors in proportion to workers, never to tasks.
-        let with_handles = core.task_handles.len();
-        let most = if (core.blocks_out >= BLOCKS_OUT && out > self.n_workers)
-            || with_handles > 2 * self.n_workers
-        {
-            0
-        } else if out + with_handles > 0 {
-            // Large tasks: one at a time, or the limit would be passed by far.
-            most.min(1)
+        // Those that wait for room have their turn too, however fast others ask.
+        let most = if core.posts.has_backlog() {
+            core.refill();
+            most.min(core.state.n_free().div_ceil(2))
         } else {
             most
         };
-        core.state.take_slots(most, slots);
+        core.take_slots(most, slots);
     }
 
     pub(crate) fn give_back(&self, slot: u32) {
@@ -290,9 +479,7 @@ impl Dispatcher {
 
     /// What a task's handles and buffers are to be collected in.
     pub(crate) fn outgoing(&self) -> Outgoing {
-        // Beyond this many workers some could not hold the heap's blocks.
-        let heap = (member(self.n_workers) < MEMBERS).then(|| Arc::clone(&self.heap));
-        Outgoing::new(heap)
+        outgoing(&self.heap, self.n_workers)
     }
 
     /// Writes an encoded task into a slot, which others do not look at yet.
@@ -304,48 +491,22 @@ impl Dispatcher {
         bytes: &[u8],
         outgoing: &mut Outgoing,
     ) -> Result<()> {
-        let parcel = Parcel {
-            entry,
-            chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
-            ..Parcel::default()
-        };
-        message::write(&self.table, slot, parcel, bytes, false, outgoing)
-            .inspect_err(|_| outgoing.discard())
+        write(&self.table, slot, entry, chunk, bytes, outgoing)
     }
 
     /// Puts written tasks into the queue.
-    pub(crate) fn submit(&self, batch: u64, written: &mut Vec<Written>) {
+    pub(crate) fn submit(&self, batch: u64, limit: Option<Duration>, written: &mut Vec<Written>) {
         let mut core = self.lock();
-        let count = written.len();
-        // A batch that was begun before the pool was closed goes on.
-        let is_open = matches!(core.state.phase(), Phase::Open | Phase::Closed);
-        for Written {
-            slot,
-            position,
-            mut outgoing,
-        } in written.drain(..)
-        {
-            let ticket = core.state.submit(slot, batch, position);
-            if !outgoing.handles.is_empty() {
-                core.task_handles
-                    .insert(ticket, std::mem::take(&mut outgoing.handles));
-            }
-            if !outgoing.blocks.is_empty() {
-                core.blocks_out += outgoing.blocks.iter().map(|block| block.len).sum::<u64>();
-                core.task_blocks
-                    .insert(ticket, std::mem::take(&mut outgoing.blocks));
-            }
-            if is_open {
-                core.table.push(slot, ticket);
-            }
+        for written in written.drain(..) {
+            core.submit(batch, limit, written);
         }
-        if is_open {
-            core.wake_workers(count, false);
+        if matches!(core.state.phase(), Phase::Open | Phase::Closed) {
+            core.wake_workers(false);
         } else {
             // It was terminated or broken meanwhile: these will not be run.
             let actions = core.state.terminate();
             core.act(actions);
-            self.changed.notify_all();
+            self.tell_all(&core);
         }
     }
 
@@ -353,117 +514,8 @@ impl Dispatcher {
     pub(crate) fn take(&self, batch: u64, outcomes: &mut Vec<Outcome>) {
         let mut core = self.lock();
         core.collect();
-        if core.state.has_other_mail(batch) {
-            self.changed.notify_all();
-        }
-        Self::take_locked(&mut core, batch, outcomes);
-    }
-
-    fn take_locked(core: &mut Core, batch: u64, outcomes: &mut Vec<Outcome>) {
-        while let Some(delivery) = core.state.next_delivery(batch) {
-            outcomes.push(match delivery {
-                Delivery::Done { slot, position } => {
-                    let arrived = match core.early.remove(&slot) {
-                        Some(arrived) => arrived,
-                        None => core.read(slot),
-                    };
-                    core.free(slot);
-                    (position, arrived.map_err(TaskError::Result))
-                }
-                Delivery::Lost { position, worker } => (position, Err(core.lost(worker, position))),
-                Delivery::NotRun { position } => (position, Err(core.not_run())),
-            });
-        }
-    }
-
-    /// Waits until there is something for a batch, doing the pool's work meanwhile.
-    ///
-    /// `low_water` is how few tasks are to be left in the queue before it is worth waking up.
-    pub(crate) fn wait(
-        &self,
-        batch: u64,
-        low_water: usize,
-        outcomes: &mut Vec<Outcome>,
-    ) -> Result<()> {
-        let mut core = self.lock();
-        loop {
-            core.collect();
-            if core.state.has_other_mail(batch) {
-                self.changed.notify_all();
-            }
-            Self::take_locked(&mut core, batch, outcomes);
-            if !outcomes.is_empty() {
-                return Ok(());
-            }
-            if core.is_watched {
-                core = self
-                    .changed
-                    .wait(core)
-                    .unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            core.is_watched = true;
-            let waited = self.watch_once(core, batch, low_water);
-            core = self.lock();
-            core.is_watched = false;
-            let handled = waited.map(|(sent, any_ended)| {
-                for number in sent {
-                    core.read_packets(number);
-                }
-                if any_ended {
-                    core.bury_dead();
-                }
-            });
-            self.changed.notify_all();
-            handled?;
-        }
-    }
-
-    /// Spins or sleeps until a worker has something to say.
-    fn watch_once<'a>(
-        &'a self,
-        mut core: MutexGuard<'a, Core>,
-        batch: u64,
-        low_water: usize,
-    ) -> Result<(Vec<usize>, bool)> {
-        let mut spin = core.spin;
-        let table = &self.table;
-        table.set_parent_cpu(thread::cpu());
-        // With a queue there is time to sleep, and workers need the processor more.
-        if core.table.waiting() <= self.n_workers {
-            let seen = core.seen.clone();
-            drop(core);
-            let found = linger(&mut spin, || table.any_finished(&seen));
-            core = self.lock();
-            core.spin = spin;
-            // Another thread may have taken this batch's results out of the table meanwhile.
-            if found || core.state.has_mail(batch) {
-                return Ok((Vec::new(), false));
-            }
-        }
-        table.arm_parent(low_water);
-        let is_waiting = table.waiting() > 0;
-        if table.any_finished(&core.seen) && table.waiting() <= low_water {
-            table.disarm_parent();
-            return Ok((Vec::new(), false));
-        }
-        let watched = core.watched();
-        if watched.is_empty() {
-            table.disarm_parent();
-            core.bury_dead();
-            return Err(Error::new(ErrorKind::Closed, "the pool has no workers"));
-        }
-        drop(core);
-        let deadline = is_waiting.then(|| Instant::now() + NUDGE);
-        let result = watch(&watched, deadline);
-        table.disarm_parent();
-        if let Ok((sent, false)) = &result {
-            if sent.is_empty() {
-                let core = self.lock();
-                core.wake_workers(table.waiting(), true);
-            }
-        }
-        result
+        self.tell_others(&mut core, batch);
+        core.take_outcomes(batch, outcomes);
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {
@@ -484,75 +536,25 @@ impl Dispatcher {
         if self.is_ours() {
             let mut core = self.lock();
             core.state.close();
-            if core.state.is_idle() {
+            if core.is_idle() {
                 core.dismiss(false);
             }
         }
     }
 
-    /// Ends all workers now. Batches that are under way are told.
+    /// Ends all workers now. Whoever waits for tasks is told.
     pub(crate) fn terminate(&self) {
         if self.is_ours() {
             let mut core = self.lock();
+            // What is done by now is not taken away any more.
+            core.collect();
             let actions = core.state.terminate();
             core.act(actions);
+            core.give_up_backlog();
+            core.deliver_posts();
             core.dismiss(true);
-            self.changed.notify_all();
-        }
-    }
-
-    /// Waits for the workers of a closed pool.
-    pub(crate) fn join(&self) -> Result<()> {
-        if !self.is_ours() {
-            return Ok(());
-        }
-        loop {
-            let mut core = self.lock();
-            if matches!(core.state.phase(), Phase::Open) {
-                return Err(Error::new(
-                    ErrorKind::InvalidInput,
-                    "join a pool that is still open: close or terminate it first",
-                ));
-            }
-            core.collect();
-            if core.state.is_idle() || *core.state.phase() != Phase::Closed {
-                core.dismiss(false);
-            }
-            core.bury_dead();
-            let watched = core.watched();
-            drop(core);
-            if watched.is_empty() {
-                return Ok(());
-            }
-            // Results for other threads are theirs; only ends count here.
-            let (sent, _) = watch(&watched, Some(Instant::now() + NUDGE))?;
-            let mut core = self.lock();
-            for number in sent {
-                core.read_packets(number);
-            }
-        }
-    }
-}
-
-fn linger(spin: &mut u64, done: impl Fn() -> bool) -> bool {
-    if thread::cpus() == 1 {
-        return (0..4).any(|_| {
-            thread::give_way();
-            done()
-        });
-    }
-    let start = thread::ticks();
-    loop {
-        for _ in 0..16 {
-            if done() {
-                *spin = (*spin * 2).min(SPIN_MAX);
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        if thread::ticks().wrapping_sub(start) > *spin {
-            *spin = (*spin / 2).max(SPIN_MIN);
-            return false;
+            core.end_overdue(None);
+            self.tell_all(&core);
         }
     }
 }

@@ -1,159 +1,70 @@
-//! Mapping a function over items.
+//! Mapping a function over items, and waiting for all results.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Pool;
 use super::dispatcher::{Dispatcher, Written};
+use super::drive::LowWater;
 use super::message::Arrived;
 use crate::codec::attachments::Outgoing;
 use crate::codec::outcome::Failure;
 use crate::codec::serde::{decode, encode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{Target, TaskError, panic, target};
+use crate::process::{TaskError, panic, target};
 use crate::shm::table::SLOTS;
+use crate::sys::thread;
 
 /// Tasks that are written before they are put into the queue together.
 const LOT: usize = 64;
+/// Ticks after which a lot that is to be begun soon is put into the queue as it is.
+const SOON: u64 = 100_000;
 
-/// How a map is to be done.
-///
-/// # Examples
-/// ```
-/// use bunshin::Pool;
-///
-/// let pool = Pool::new(2)?;
-/// let mut seen = 0;
-/// let squares = pool.batch().chunk_size(10).progress(|done, _total| seen = done).map(|n: u64| n * n, 0..100)?;
-/// assert_eq!(squares[99], 9801);
-/// assert_eq!(seen, 100);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[must_use = "a batch does nothing until it maps"]
-pub struct Batch<'a> {
-    pool: &'a Pool,
-    chunk_size: usize,
-    progress: Option<Box<dyn FnMut(usize, usize) + 'a>>,
+/// A batch of tasks under way.
+pub(super) struct Run {
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) batch: u64,
+    pub(super) entry: u64,
+    pub(super) chunk: usize,
+    pub(super) limit: Option<Duration>,
 }
 
-impl<'a> Batch<'a> {
-    pub(crate) fn new(pool: &'a Pool) -> Self {
-        Self {
-            pool,
-            chunk_size: 1,
-            progress: None,
-        }
-    }
-
-    /// How many items a worker takes at a time. By default one: each item goes to the next
-    /// worker that is free, so that uneven ones do not wait for each other.
-    ///
-    /// Whatever the number, each item is tracked by itself: if a worker dies, the one it had
-    /// begun is lost, and those it had not begun are run by others. 0 is as 1.
-    pub fn chunk_size(mut self, items: usize) -> Self {
-        self.chunk_size = items.max(1);
-        self
-    }
-
-    /// Calls `report` with how many items are done, and how many there are as far as is known,
-    /// whenever some were.
-    pub fn progress(mut self, report: impl FnMut(usize, usize) + 'a) -> Self {
-        self.progress = Some(Box::new(report));
-        self
-    }
-
-    /// See [`Pool::map`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn map<F, T, I>(self, function: F, items: I) -> Result<Vec<F::Output>, TaskError>
-    where
-        F: Target<(T,)>,
-        F::Output: Serialize + DeserializeOwned,
-        T: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = T>,
-    {
-        self.map_each(function, items).into_iter().collect()
-    }
-
-    /// See [`Pool::map_each`].
-    pub fn map_each<F, T, I>(mut self, function: F, items: I) -> Vec<Result<F::Output, TaskError>>
-    where
-        F: Target<(T,)>,
-        F::Output: Serialize + DeserializeOwned,
-        T: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = T>,
-    {
-        let items = items.into_iter();
-        let dispatcher = &self.pool.dispatcher;
-        let started = target::locate(function)
-            .map_err(TaskError::Pool)
-            .and_then(|entry| {
-                Ok(Run {
-                    dispatcher,
-                    batch: dispatcher.open_batch()?,
-                    entry,
-                    chunk: self.chunk_size,
-                })
-            });
-        let run = match started {
-            Ok(run) => run,
-            Err(error) => return refuse_all(items, error),
-        };
-        let expected = items.size_hint().0;
-        let mut results = Results {
-            results: Vec::with_capacity(expected.min(1 << 20)),
-            done: 0,
-            out: 0,
-        };
-        let mut outcomes = Vec::new();
-        let mut items = items.fuse().enumerate().peekable();
-        loop {
-            run.fill(&mut items, &mut results);
-            outcomes.clear();
-            if results.out > 0 {
-                dispatcher.take(run.batch, &mut outcomes);
-                if outcomes.is_empty() {
-                    let low_water = if items.peek().is_some() { SLOTS / 2 } else { 0 };
-                    if let Err(error) = dispatcher.wait(run.batch, low_water, &mut outcomes) {
-                        results.give_up(&error);
-                    }
-                }
-            }
-            let had_any = !outcomes.is_empty();
-            for (position, outcome) in outcomes.drain(..) {
-                results.set(position, outcome.and_then(read));
-            }
-            if let Some(report) = &mut self.progress {
-                report(results.done, results.results.len().max(expected));
-            }
-            if results.out == 0 {
-                if items.peek().is_none() {
-                    return results.finish();
-                }
-                if !had_any {
-                    // Other maps have all the room.
-                    dispatcher.wait_for_room();
-                }
-            }
-        }
-    }
+/// Who keeps count of the tasks of a run.
+pub(super) trait Ledger {
+    /// The next item, in order, is a task now.
+    fn begun(&mut self);
+    /// A task that has been begun could not be handed out.
+    fn failed(&mut self, position: usize, error: TaskError);
 }
 
-/// A map under way.
-struct Run<'a> {
-    dispatcher: &'a Dispatcher,
-    batch: u64,
-    entry: u64,
-    chunk: usize,
-}
+impl Run {
+    pub(super) fn new(
+        dispatcher: &Arc<Dispatcher>,
+        entry: Result<u64>,
+        chunk: usize,
+        limit: Option<Duration>,
+    ) -> Result<Self, TaskError> {
+        let entry = entry.map_err(TaskError::Pool)?;
+        Ok(Self {
+            dispatcher: Arc::clone(dispatcher),
+            batch: dispatcher.open_batch()?,
+            entry,
+            chunk,
+            limit,
+        })
+    }
 
-impl Run<'_> {
-    /// Puts items into the table while it has room.
-    fn fill<T, R>(&self, items: &mut impl Iterator<Item = (usize, T)>, results: &mut Results<R>)
-    where
-        T: Serialize,
-    {
+    /// Puts up to `most` items into the table while it has room. True if it stopped early,
+    /// since the items come slowly: only with `soon`.
+    pub(super) fn fill<T: Serialize>(
+        &self,
+        items: &mut impl Iterator<Item = (usize, T)>,
+        mut most: usize,
+        soon: bool,
+        ledger: &mut impl Ledger,
+    ) -> bool {
         let mut bytes = Vec::new();
         let mut lot = Lot {
             run: self,
@@ -161,17 +72,19 @@ impl Run<'_> {
             written: Vec::new(),
         };
         loop {
-            self.dispatcher.take_slots(LOT, &mut lot.slots);
+            self.dispatcher.take_slots(LOT.min(most), &mut lot.slots);
             if lot.slots.is_empty() {
-                return;
+                return false;
             }
+            let since = if soon { thread::ticks() } else { 0 };
+            let mut is_slow = false;
             while !lot.slots.is_empty() {
                 let Some((position, item)) = items.next() else {
                     break;
                 };
                 let Some(slot) = lot.slots.pop() else { break };
-                results.results.push(None);
-                results.out += 1;
+                ledger.begun();
+                most -= 1;
                 bytes.clear();
                 let mut outgoing = self.dispatcher.outgoing();
                 match self.write(slot, item, &mut bytes, &mut outgoing) {
@@ -182,19 +95,21 @@ impl Run<'_> {
                             position,
                             outgoing,
                         });
-                        if is_large {
+                        is_slow = soon && thread::ticks().wrapping_sub(since) > SOON;
+                        if is_large || is_slow {
                             // Workers begin at once, and how much is out is looked at again.
                             break;
                         }
                     }
                     Err(error) => {
-                        results.set(position, Err(TaskError::Arguments(error)));
+                        ledger.failed(position, TaskError::Arguments(error));
                         lot.slots.push(slot);
                     }
                 }
             }
-            if !lot.submit() {
-                return;
+            let any = lot.submit();
+            if !any || is_slow {
+                return is_slow;
             }
         }
     }
@@ -206,20 +121,30 @@ impl Run<'_> {
         bytes: &mut Vec<u8>,
         outgoing: &mut Outgoing,
     ) -> Result<()> {
-        // The item's own code may panic: that is this item's error, not the map's end.
-        panic::catch(false, || encode(&(&item,), bytes, outgoing))
-            .unwrap_or_else(|failure| Err(Error::new(ErrorKind::Encode, target::said(failure))))
-            .inspect_err(|_| outgoing.discard())?;
-        // What went beside the item must have no other holder, or workers could not write to it.
-        drop(item);
+        encode_task(item, bytes, outgoing)?;
         self.dispatcher
             .write(slot, self.entry, self.chunk, bytes, outgoing)
     }
 }
 
+/// Encodes the arguments of a task, and lets go of them.
+pub(super) fn encode_task<T: Serialize>(
+    arguments: T,
+    bytes: &mut Vec<u8>,
+    outgoing: &mut Outgoing,
+) -> Result<()> {
+    // Their own code may panic: that is this task's error, not the pool's end.
+    panic::catch(false, || encode(&arguments, bytes, outgoing))
+        .unwrap_or_else(|failure| Err(Error::new(ErrorKind::Encode, target::said(failure))))
+        .inspect_err(|_| outgoing.discard())?;
+    // What went beside them must have no other holder, or workers could not write to it.
+    drop(arguments);
+    Ok(())
+}
+
 /// Tasks that are being written, and slots for more.
 struct Lot<'a> {
-    run: &'a Run<'a>,
+    run: &'a Run,
     slots: Vec<u32>,
     written: Vec<Written>,
 }
@@ -228,14 +153,18 @@ impl Lot<'_> {
     /// Puts what was written into the queue, and gives the other slots back. False if
     /// nothing was written.
     fn submit(&mut self) -> bool {
+        let Run {
+            dispatcher,
+            batch,
+            limit,
+            ..
+        } = self.run;
         for slot in self.slots.drain(..) {
-            self.run.dispatcher.give_back(slot);
+            dispatcher.give_back(slot);
         }
         let any = !self.written.is_empty();
         if any {
-            self.run
-                .dispatcher
-                .submit(self.run.batch, &mut self.written);
+            dispatcher.submit(*batch, *limit, &mut self.written);
         }
         any
     }
@@ -248,10 +177,11 @@ impl Drop for Lot<'_> {
     }
 }
 
-impl Drop for Run<'_> {
+impl Drop for Run {
     fn drop(&mut self) {
-        // Also if the caller's iterator or progress report panics.
-        self.dispatcher.close_batch(self.batch);
+        // Also if the caller's iterator or progress report panics. Of a map nothing is left
+        // but then; of an imap, what its consumer does not want.
+        self.dispatcher.drop_batch(self.batch);
     }
 }
 
@@ -261,6 +191,17 @@ struct Results<R> {
     done: usize,
     /// Items without a result yet.
     out: usize,
+}
+
+impl<R> Ledger for Results<R> {
+    fn begun(&mut self) {
+        self.results.push(None);
+        self.out += 1;
+    }
+
+    fn failed(&mut self, position: usize, error: TaskError) {
+        self.set(position, Err(error));
+    }
 }
 
 impl<R> Results<R> {
@@ -289,8 +230,70 @@ impl<R> Results<R> {
     }
 }
 
+/// Runs a task for each item, and gives each one's result or error in order.
+///
+/// `hire` starts workers, where the pool cannot; it is asked whenever one may be missing.
+pub(super) fn map_all<T, R>(
+    run: Result<Run, TaskError>,
+    items: impl Iterator<Item = T>,
+    mut progress: Option<&mut dyn FnMut(usize, usize)>,
+    hire: &mut dyn FnMut(),
+) -> Vec<Result<R, TaskError>>
+where
+    T: Serialize,
+    R: DeserializeOwned,
+{
+    let run = match run {
+        Ok(run) => run,
+        Err(error) => return refuse_all(items, error),
+    };
+    let dispatcher = &run.dispatcher;
+    let expected = items.size_hint().0;
+    let mut results = Results {
+        results: Vec::with_capacity(expected.min(1 << 20)),
+        done: 0,
+        out: 0,
+    };
+    let mut outcomes = Vec::new();
+    let mut items = items.fuse().enumerate().peekable();
+    loop {
+        hire();
+        run.fill(&mut items, usize::MAX, false, &mut results);
+        outcomes.clear();
+        if results.out > 0 {
+            dispatcher.take(run.batch, &mut outcomes);
+            if outcomes.is_empty() {
+                let low_water = if items.peek().is_some() { SLOTS / 2 } else { 0 };
+                let low_water = LowWater::At(low_water);
+                if let Err(error) = dispatcher.wait(run.batch, low_water, None, &mut outcomes) {
+                    results.give_up(&error);
+                }
+            }
+        }
+        let had_any = !outcomes.is_empty();
+        for (position, outcome) in outcomes.drain(..) {
+            results.set(position, outcome.and_then(read));
+        }
+        if let Some(report) = &mut progress {
+            report(results.done, results.results.len().max(expected));
+        }
+        if results.out == 0 {
+            if items.peek().is_none() {
+                return results.finish();
+            }
+            if !had_any {
+                // Others have all the room.
+                if let Err(error) = dispatcher.wait_for_room() {
+                    let rest = refuse_all(items, TaskError::Pool(error));
+                    return results.finish().into_iter().chain(rest).collect();
+                }
+            }
+        }
+    }
+}
+
 /// Makes a value, or the task's error, of what a worker has left.
-fn read<R: DeserializeOwned>(arrived: Arrived) -> Result<R, TaskError> {
+pub(super) fn read<R: DeserializeOwned>(arrived: Arrived) -> Result<R, TaskError> {
     let Arrived {
         input,
         mut incoming,
@@ -307,12 +310,15 @@ fn read<R: DeserializeOwned>(arrived: Arrived) -> Result<R, TaskError> {
         .map_err(TaskError::Result)
 }
 
+/// The same error once more.
+pub(super) fn again(error: &TaskError) -> TaskError {
+    match error {
+        TaskError::Pool(error) => TaskError::Pool(Error::new(error.kind(), error.to_string())),
+        other => TaskError::Pool(Error::new(ErrorKind::Closed, other.to_string())),
+    }
+}
+
 /// The same error for each item.
 fn refuse_all<T, R>(items: impl Iterator<Item = T>, error: TaskError) -> Vec<Result<R, TaskError>> {
-    let said = match &error {
-        TaskError::Pool(error) => (error.kind(), error.to_string()),
-        other => (ErrorKind::Closed, other.to_string()),
-    };
-    let again = || TaskError::Pool(Error::new(said.0, said.1.clone()));
-    items.map(|_| Err(again())).collect()
+    items.map(|_| Err(again(&error))).collect()
 }

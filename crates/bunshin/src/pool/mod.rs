@@ -1,22 +1,36 @@
 //! A pool of worker processes.
 //!
-//! - `map`: what users call; `builder`: how a pool is made.
+//! - `batch`: what users call, and how tasks are to be done; `builder`: how a pool is made.
+//! - `map`: many results at once; `imap`: one by one; `handle`: later.
 //! - `dispatcher`: tasks into the table and results out of it; `message`: their form.
+//! - `drive`: waiting, and doing the pool's work meanwhile; `limits`: tasks that take too long.
+//! - `post`, `outcomes`: tasks that nobody waits for now; `attendant`: the threads for them.
 //! - `supervisor`: starts, watches and replaces workers; `worker`: what those run.
 //! - `state`: what is decided, without I/O or clocks.
 
+mod attendant;
+mod batch;
 mod builder;
 mod dispatcher;
+mod drive;
+mod handle;
+mod imap;
+mod limits;
 mod map;
 mod message;
+mod outcomes;
+mod post;
 mod state;
 mod supervisor;
 mod worker;
 
+pub use batch::Batch;
 pub use builder::PoolBuilder;
-pub use map::Batch;
+pub use handle::{MapHandle, TaskHandle};
+pub use imap::Imap;
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -51,7 +65,7 @@ use dispatcher::Dispatcher;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Pool {
-    dispatcher: Dispatcher,
+    dispatcher: Arc<Dispatcher>,
 }
 
 impl Pool {
@@ -105,7 +119,171 @@ impl Pool {
         self.batch().map_each(function, items)
     }
 
-    /// A map with a chunk size, or with reports of its progress.
+    /// Runs a function once and gives its result.
+    ///
+    /// # Errors
+    /// Why there is none.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(1)?;
+    /// assert_eq!(pool.apply(|a: u32, b: u32| a * b, (6, 7))?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn apply<F, Args>(&self, function: F, arguments: Args) -> Result<F::Output, TaskError>
+    where
+        F: Target<Args>,
+        F::Output: Serialize + DeserializeOwned,
+        Args: Serialize + DeserializeOwned,
+    {
+        self.batch().apply(function, arguments)
+    }
+
+    /// Runs a function on each tuple of arguments and gives the results in their order.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    ///
+    /// # Panics
+    /// As [`map`](Self::map).
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// assert_eq!(pool.starmap(u32::pow, [(2, 5), (3, 2), (10, 3)])?, [32, 9, 1000]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn starmap<F, Args, I>(&self, function: F, items: I) -> Result<Vec<F::Output>, TaskError>
+    where
+        F: Target<Args>,
+        F::Output: Serialize + DeserializeOwned,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.batch().starmap(function, items)
+    }
+
+    /// Runs a function on each tuple of arguments and gives each one's result or error, in
+    /// their order.
+    ///
+    /// # Panics
+    /// As [`map`](Self::map).
+    pub fn starmap_each<F, Args, I>(
+        &self,
+        function: F,
+        items: I,
+    ) -> Vec<Result<F::Output, TaskError>>
+    where
+        F: Target<Args>,
+        F::Output: Serialize + DeserializeOwned,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.batch().starmap_each(function, items)
+    }
+
+    /// Has a function run some time, and gives a handle on its result at once.
+    ///
+    /// Never waits for a worker: about a thousand tasks lie where workers take them, and more
+    /// are kept until there is room. It does wait while more than 64 MiB of buffers, or about a
+    /// hundred tasks with buffers or connections, are on their way. An error, also that the
+    /// pool is closed, comes with the handle.
+    ///
+    /// Tasks are run whether or not somebody waits. More tasks than a thousand, time limits and
+    /// [callbacks](TaskHandle::callback) need somebody who looks after the pool: whoever waits
+    /// for it, or else a thread, which the first such need starts and which ends with the pool.
+    /// From then on this process cannot be forked. A pool whose workers are forked starts no
+    /// thread: there it needs somebody who waits.
+    pub fn apply_async<F, Args>(&self, function: F, arguments: Args) -> TaskHandle<F::Output>
+    where
+        F: Target<Args>,
+        F::Output: Serialize + DeserializeOwned,
+        Args: Serialize + DeserializeOwned,
+    {
+        self.batch().apply_async(function, arguments)
+    }
+
+    /// Has a function run on each item some time, and gives a handle on the results.
+    ///
+    /// Takes all items at once, as many as there are; [`imap`](Self::imap) takes them as they
+    /// are wanted. As [`apply_async`](Self::apply_async) otherwise.
+    ///
+    /// # Panics
+    /// If the iterator panics; what it gave before is still run.
+    pub fn map_async<F, T, I>(&self, function: F, items: I) -> MapHandle<F::Output>
+    where
+        F: Target<(T,)>,
+        F::Output: Serialize + DeserializeOwned,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.batch().map_async(function, items)
+    }
+
+    /// [`map_async`](Self::map_async) for tuples of arguments.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn starmap_async<F, Args, I>(&self, function: F, items: I) -> MapHandle<F::Output>
+    where
+        F: Target<Args>,
+        F::Output: Serialize + DeserializeOwned,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.batch().starmap_async(function, items)
+    }
+
+    /// Runs a function on each item, and gives the results one by one in their order.
+    ///
+    /// Items are taken as results are asked for, a few for each worker ahead, and more (512 at
+    /// most, see [`Batch::window`]) if the tasks are quick: an endless iterator will do, memory
+    /// stays as it is, and who takes results slowly holds the items back. A worker that dies
+    /// makes one result an error, and it goes on. Dropping the iterator cancels the rest.
+    ///
+    /// # Panics
+    /// Taking a result panics if the iterator of the items does.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let squares = pool.imap(|n: u64| n * n, 1..).take(3);
+    /// assert_eq!(squares.collect::<Result<Vec<_>, _>>()?, [1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn imap<F, T, I>(
+        &self,
+        function: F,
+        items: I,
+    ) -> Imap<impl Iterator<Item = (T,)> + use<F, T, I>, F::Output>
+    where
+        F: Target<(T,)>,
+        F::Output: Serialize + DeserializeOwned,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.batch().imap(function, items)
+    }
+
+    /// [`imap`](Self::imap), with the results as they come: none waits for one before it.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn imap_unordered<F, T, I>(
+        &self,
+        function: F,
+        items: I,
+    ) -> Imap<impl Iterator<Item = (T,)> + use<F, T, I>, F::Output>
+    where
+        F: Target<(T,)>,
+        F::Output: Serialize + DeserializeOwned,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.batch().imap_unordered(function, items)
+    }
+
+    /// Tasks with choices: a chunk size, a time limit, reports of progress.
     pub fn batch(&self) -> Batch<'_> {
         Batch::new(self)
     }
@@ -128,12 +306,12 @@ impl Pool {
     }
 
     /// Ends all workers now: asks them (SIGTERM), and kills those that have not ended after
-    /// half a second. Maps that are under way fail with [`TaskError::Cancelled`].
+    /// half a second. Tasks that are not done fail with [`TaskError::Cancelled`].
     pub fn terminate(&self) {
         self.dispatcher.terminate();
     }
 
-    /// Waits for the workers of a closed or terminated pool.
+    /// Waits for the workers of a closed or terminated pool, and for callbacks.
     ///
     /// # Errors
     /// `InvalidInput` if the pool is open.
@@ -146,6 +324,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         // In a forked child the workers are the parent's.
         self.dispatcher.terminate();
+        self.dispatcher.end_attendants(false);
     }
 }
 

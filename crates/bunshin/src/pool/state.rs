@@ -2,8 +2,13 @@
 //! the pool is broken. No process, socket or clock here: events in, actions out.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use crate::shm::table::Held;
+
+/// The batch of all tasks that nobody waits for as a whole. Their outcomes are for whoever
+/// looks first, who passes them on; their position is the place of their post.
+pub(crate) const POSTS: u64 = 0;
 
 /// A task that has been handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +17,10 @@ pub(crate) struct Task {
     /// Its position in its batch.
     pub(crate) position: usize,
     pub(crate) ticket: u32,
+    /// How long it may run.
+    pub(crate) limit: Option<Duration>,
+    /// It has run for longer, and its worker is being ended.
+    is_overdue: bool,
 }
 
 /// How a task ended, for its batch.
@@ -21,6 +30,8 @@ pub(crate) enum Delivery {
     Done { slot: u32, position: usize },
     /// The worker of that number died with it.
     Lost { position: usize, worker: usize },
+    /// It ran for longer than it may, and its worker was ended.
+    TimedOut { position: usize, limit: Duration },
     /// It was never run: the pool was terminated, or is broken.
     NotRun { position: usize },
 }
@@ -28,8 +39,8 @@ pub(crate) enum Delivery {
 /// What is to be done about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Put the task back into the queue: the worker had not begun it.
-    Requeue { slot: u32, ticket: u32 },
+    /// Put the task back into the queue, under a new ticket: the worker had not begun it.
+    Requeue { slot: u32, old: u32, ticket: u32 },
     /// The slot is free, and nobody will read what is in it.
     Discard { slot: u32 },
     /// Start another worker with that number.
@@ -66,7 +77,11 @@ pub(crate) struct State {
     phase: Phase,
     free: Vec<u32>,
     tasks: Vec<Option<Task>>,
+    n_tasks: usize,
+    /// Tasks among them that may run for so long only.
+    n_limited: usize,
     mailboxes: HashMap<u64, VecDeque<Delivery>>,
+    posted: VecDeque<Delivery>,
     workers: Vec<Worker>,
     early_ends: usize,
     next_batch: u64,
@@ -79,7 +94,10 @@ impl State {
             phase: Phase::Open,
             free: (0..slots as u32).rev().collect(),
             tasks: vec![None; slots],
+            n_tasks: 0,
+            n_limited: 0,
             mailboxes: HashMap::new(),
+            posted: VecDeque::new(),
             workers: vec![Worker::Gone; workers],
             early_ends: 0,
             next_batch: 0,
@@ -120,15 +138,81 @@ impl State {
         self.free.push(slot);
     }
 
+    /// How many slots are free.
+    pub(crate) fn n_free(&self) -> usize {
+        self.free.len()
+    }
+
     /// A task is about to be put into the queue; gives its ticket.
-    pub(crate) fn submit(&mut self, slot: u32, batch: u64, position: usize) -> u32 {
+    pub(crate) fn submit(
+        &mut self,
+        slot: u32,
+        batch: u64,
+        position: usize,
+        limit: Option<Duration>,
+    ) -> u32 {
         self.next_ticket = self.next_ticket.wrapping_add(1);
         self.tasks[slot as usize] = Some(Task {
             batch,
             position,
             ticket: self.next_ticket,
+            limit,
+            is_overdue: false,
         });
+        self.n_tasks += 1;
+        self.n_limited += usize::from(limit.is_some());
         self.next_ticket
+    }
+
+    /// The task of a slot is over.
+    fn take_task(&mut self, slot: u32) -> Option<Task> {
+        let task = self.tasks.get_mut(slot as usize)?.take()?;
+        self.n_tasks -= 1;
+        self.n_limited -= usize::from(task.limit.is_some());
+        Some(task)
+    }
+
+    /// Whether any task may run for so long only.
+    pub(crate) fn has_limits(&self) -> bool {
+        self.n_limited > 0
+    }
+
+    /// The tasks that there are: of one batch, and one position of it, if those are given.
+    pub(crate) fn tasks_of(&self, batch: u64) -> impl Iterator<Item = (u32, Task)> {
+        let tasks = self.tasks.iter().enumerate();
+        tasks.filter_map(move |(slot, task)| {
+            let task = task.filter(|task| task.batch == batch)?;
+            Some((slot as u32, task))
+        })
+    }
+
+    /// A task has been taken back before any worker began it. Its slot is to be freed.
+    pub(crate) fn withdrawn(&mut self, slot: u32) {
+        if let Some(task) = self.take_task(slot) {
+            // Nobody is left who would discard anything: there is no result.
+            let _ = self.deliver(
+                task.batch,
+                Delivery::NotRun {
+                    position: task.position,
+                },
+            );
+        }
+    }
+
+    /// A task that was taken back from a worker that does not begin it goes to another.
+    pub(crate) fn requeue(&mut self, slot: u32) -> Option<Action> {
+        let ticket = self.next_ticket.wrapping_add(1);
+        let task = self.tasks.get_mut(slot as usize)?.as_mut()?;
+        self.next_ticket = ticket;
+        let old = std::mem::replace(&mut task.ticket, ticket);
+        Some(Action::Requeue { slot, old, ticket })
+    }
+
+    /// A task has run for too long: the end of its worker will be put down to that.
+    pub(crate) fn overdue(&mut self, slot: u32) {
+        if let Some(Some(task)) = self.tasks.get_mut(slot as usize) {
+            task.is_overdue = true;
+        }
     }
 
     /// Whose task is in a slot.
@@ -136,15 +220,14 @@ impl State {
         self.tasks.get(slot as usize).copied().flatten()
     }
 
+    /// The next outcome of a task that nobody waits for as part of a batch.
+    pub(crate) fn next_posted(&mut self) -> Option<Delivery> {
+        self.posted.pop_front()
+    }
+
     /// The next outcome for a batch.
     pub(crate) fn next_delivery(&mut self, batch: u64) -> Option<Delivery> {
         self.mailboxes.get_mut(&batch)?.pop_front()
-    }
-
-    pub(crate) fn has_mail(&self, batch: u64) -> bool {
-        self.mailboxes
-            .get(&batch)
-            .is_some_and(|mail| !mail.is_empty())
     }
 
     /// Whether there are outcomes for another batch than this.
@@ -157,6 +240,10 @@ impl State {
     }
 
     fn deliver(&mut self, batch: u64, delivery: Delivery) -> Option<Action> {
+        if batch == POSTS {
+            self.posted.push_back(delivery);
+            return None;
+        }
         match self.mailboxes.get_mut(&batch) {
             Some(mail) => {
                 mail.push_back(delivery);
@@ -176,7 +263,7 @@ impl State {
     pub(crate) fn finished(&mut self, slot: u32, ticket: u32) -> Option<Action> {
         // Told twice, as when the worker died right after: the second time does not count.
         let task = self.task(slot).filter(|task| task.ticket == ticket)?;
-        self.tasks[slot as usize] = None;
+        self.take_task(slot);
         self.deliver(
             task.batch,
             Delivery::Done {
@@ -210,21 +297,20 @@ impl State {
             match held {
                 Held::Done => actions.extend(self.finished(slot, ticket)),
                 Held::Claimed if self.task(slot).is_some_and(|task| task.ticket == ticket) => {
-                    actions.push(Action::Requeue { slot, ticket });
+                    actions.extend(self.requeue(slot));
                 }
                 Held::Running => {
                     let Some(task) = self.task(slot).filter(|task| task.ticket == ticket) else {
                         continue;
                     };
-                    self.tasks[slot as usize] = None;
+                    self.take_task(slot);
                     actions.push(Action::Discard { slot });
-                    actions.extend(self.deliver(
-                        task.batch,
-                        Delivery::Lost {
-                            position: task.position,
-                            worker,
-                        },
-                    ));
+                    let position = task.position;
+                    let delivery = match task.limit {
+                        Some(limit) if task.is_overdue => Delivery::TimedOut { position, limit },
+                        _ => Delivery::Lost { position, worker },
+                    };
+                    actions.extend(self.deliver(task.batch, delivery));
                 }
                 Held::Claimed => {}
             }
@@ -257,7 +343,8 @@ impl State {
         self.break_down(format!("the initializer failed: {why}"))
     }
 
-    fn break_down(&mut self, why: String) -> Vec<Action> {
+    /// The pool cannot go on.
+    pub(crate) fn break_down(&mut self, why: String) -> Vec<Action> {
         if !matches!(self.phase, Phase::Open | Phase::Closed) {
             return Vec::new();
         }
@@ -280,9 +367,9 @@ impl State {
 
     fn cancel_all(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
-        for slot in 0..self.tasks.len() {
-            if let Some(task) = self.tasks[slot].take() {
-                actions.push(Action::Discard { slot: slot as u32 });
+        for slot in 0..self.tasks.len() as u32 {
+            if let Some(task) = self.take_task(slot) {
+                actions.push(Action::Discard { slot });
                 actions.extend(self.deliver(
                     task.batch,
                     Delivery::NotRun {
@@ -296,11 +383,11 @@ impl State {
 
     /// Whether there is nothing to do, and nobody who may bring more.
     pub(crate) fn is_idle(&self) -> bool {
-        self.mailboxes.is_empty() && !self.has_tasks()
+        self.mailboxes.is_empty() && self.posted.is_empty() && !self.has_tasks()
     }
 
     pub(crate) fn has_tasks(&self) -> bool {
-        self.tasks.iter().any(Option::is_some)
+        self.n_tasks > 0
     }
 }
 
@@ -321,7 +408,7 @@ mod tests {
     fn submit(state: &mut State, batch: u64, position: usize) -> (u32, u32) {
         let mut slots = Vec::new();
         state.take_slots(1, &mut slots);
-        (slots[0], state.submit(slots[0], batch, position))
+        (slots[0], state.submit(slots[0], batch, position, None))
     }
 
     #[test]
@@ -349,9 +436,15 @@ mod tests {
             (done.0, done.1, Held::Done),
         ];
         let actions = state.ended(1, &held, "signal 9");
+        let again = state.task(claimed.0).expect("it waits").ticket;
+        assert_ne!(
+            again, claimed.1,
+            "its old entry in the queue must not count"
+        );
         assert!(actions.contains(&Action::Requeue {
             slot: claimed.0,
-            ticket: claimed.1
+            old: claimed.1,
+            ticket: again
         }));
         assert!(actions.contains(&Action::Discard { slot: begun.0 }));
         assert!(actions.contains(&Action::Replace { worker: 1 }));
@@ -440,6 +533,45 @@ mod tests {
         state.finished(task.0, task.1);
         state.close_batch(batch);
         assert!(state.ended(1, &[], "signal 9").is_empty());
+    }
+
+    #[test]
+    fn a_task_that_is_overdue_has_timed_out_once_its_worker_ends() {
+        let (mut state, batch) = pool();
+        let mut slots = Vec::new();
+        state.take_slots(2, &mut slots);
+        let limit = Duration::from_millis(5);
+        let late = state.submit(slots[0], batch, 0, Some(limit));
+        let done = state.submit(slots[1], batch, 1, Some(limit));
+        assert!(state.has_limits());
+        state.overdue(slots[0]);
+        state.overdue(slots[1]);
+        // Its result came first.
+        state.finished(slots[1], done);
+        state.ended(0, &[(slots[0], late, Held::Running)], "signal 15");
+        let slot = slots[1];
+        assert_eq!(
+            state.next_delivery(batch),
+            Some(Delivery::Done { slot, position: 1 })
+        );
+        assert_eq!(
+            state.next_delivery(batch),
+            Some(Delivery::TimedOut { position: 0, limit })
+        );
+        assert!(!state.has_limits());
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_told_and_was_not_run() {
+        let (mut state, batch) = pool();
+        let (slot, ticket) = submit(&mut state, batch, 4);
+        state.withdrawn(slot);
+        assert_eq!(
+            state.next_delivery(batch),
+            Some(Delivery::NotRun { position: 4 })
+        );
+        assert_eq!(state.finished(slot, ticket), None);
+        assert!(!state.has_tasks());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::sys::socket::{self, Interest};
 use crate::transport::Patience;
 
 /// How long a worker that was asked to end may take.
-const GRACE: Duration = Duration::from_millis(500);
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
 /// How workers are started.
 #[derive(Debug)]
@@ -29,6 +29,11 @@ pub(crate) struct Recipe {
     pub(crate) name: String,
     pub(crate) tasks: Option<usize>,
     pub(crate) initializer: Option<Initializer>,
+    /// The place of a function that each worker runs last.
+    pub(crate) exit: Option<u64>,
+    /// Whether others than this crate's processes are the workers: forked closures, which
+    /// only who has the closure can start.
+    pub(crate) is_external: bool,
 }
 
 /// A function that each worker runs first, with its encoded arguments.
@@ -80,6 +85,7 @@ impl Recipe {
             tasks: self.tasks,
             initializer,
             handles,
+            exit: self.exit,
         };
         let mut arguments = Vec::new();
         encode(&start, &mut arguments, &mut Outgoing::default())?;
@@ -107,6 +113,10 @@ impl Core {
     pub(crate) fn hire(&mut self, number: usize) -> Result<()> {
         self.table.reset_worker(number);
         self.state.starting(number);
+        if self.recipe.is_external {
+            self.vacant.push(number);
+            return Ok(());
+        }
         match self.recipe.start(&self.table, number) {
             Ok(worker) => {
                 self.workers[number] = Some(worker);
@@ -214,15 +224,34 @@ impl Core {
         let actions = self.state.ended(number, &held, &how);
         self.act(actions);
         // Somebody else may have to do what it would have done.
-        self.wake_workers(self.table.waiting(), true);
+        self.wake_workers(true);
+    }
+
+    /// Ends a worker at once.
+    pub(crate) fn kill(&self, worker: usize) {
+        if let Some(worker) = &self.workers[worker] {
+            let _ = worker.child.signal(Sig::KILL);
+        }
     }
 
     pub(crate) fn act(&mut self, actions: Vec<Action>) {
         let mut queue: std::collections::VecDeque<_> = actions.into();
         while let Some(action) = queue.pop_front() {
             match action {
-                Action::Requeue { slot, ticket } => self.table.push(slot, ticket),
+                Action::Requeue { slot, old, ticket } => {
+                    // What goes beside the task is asked for by its ticket.
+                    if let Some(handles) = self.task_handles.remove(&old) {
+                        self.task_handles.insert(ticket, handles);
+                    }
+                    if let Some(blocks) = self.task_blocks.remove(&old) {
+                        self.task_blocks.insert(ticket, blocks);
+                    }
+                    self.push(slot, ticket);
+                }
                 Action::Discard { slot } => self.discard(slot),
+                Action::Replace { worker } if self.recipe.is_external => {
+                    self.vacant.push(worker);
+                }
                 Action::Replace { worker } => {
                     if let Err(error) = self.hire(worker) {
                         queue.extend(self.state.not_replaced(&error.to_string()));
@@ -236,9 +265,9 @@ impl Core {
     }
 
     /// Rings as many sleeping workers as there are tasks for; see [`Table::sleepers`].
-    pub(crate) fn wake_workers(&self, tasks: usize, doubtful: bool) {
+    pub(crate) fn wake_workers(&self, doubtful: bool) {
         let mut wake = Vec::new();
-        self.table.sleepers(tasks, doubtful, &mut wake);
+        self.table.sleepers(doubtful, &mut wake);
         for number in wake {
             if let Some(worker) = &self.workers[number] {
                 // One that is gone is replaced.
@@ -252,12 +281,19 @@ impl Core {
         self.table.close();
         for worker in self.workers.iter().flatten() {
             let _ = message::send(worker.socket.as_fd(), BELL, 0, &[], &[], false);
-            if now {
-                let _ = worker.child.signal(Sig::TERM);
-            }
         }
         if !now {
             return;
+        }
+        if self.recipe.exit.is_some() {
+            // Those that are idle run what they are to run last.
+            let deadline = Instant::now() + GRACE / 2;
+            for worker in self.workers.iter().flatten() {
+                let _ = worker.child.wait(Patience::Until(deadline));
+            }
+        }
+        for worker in self.workers.iter().flatten() {
+            let _ = worker.child.signal(Sig::TERM);
         }
         let deadline = Instant::now() + GRACE;
         for worker in self.workers.iter().flatten() {
@@ -276,16 +312,24 @@ pub(crate) struct Watched {
 }
 
 /// Waits until a worker has sent something or ended; gives the numbers of those that have
-/// sent, and whether any has ended.
-pub(crate) fn watch(watched: &[Watched], deadline: Option<Instant>) -> Result<(Vec<usize>, bool)> {
+/// sent, and whether any has ended. Returns early, and with nothing, if it is kicked.
+pub(crate) fn watch(
+    watched: &[Watched],
+    kick: &OwnedFd,
+    deadline: Option<Instant>,
+) -> Result<(Vec<usize>, bool)> {
     let fds: Vec<_> = watched
         .iter()
         .flat_map(|worker| [worker.socket.as_fd(), worker.child.pidfd()])
+        .chain([kick.as_fd()])
         .map(|fd| (fd, Interest::Readable))
         .collect();
     let mut ready = Vec::new();
     socket::poll(&fds, deadline, &mut ready)
         .map_err(|error| Error::os("wait for the workers of a pool", error))?;
+    if ready.last() == Some(&true) {
+        socket::event_clear(kick.as_fd());
+    }
     let mut sent = Vec::new();
     let mut any_ended = false;
     for (worker, ready) in watched.iter().zip(ready.chunks(2)) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::message::{self, BELL, FAILED, HANDLES, READY, WANT};
+use super::supervisor::member;
 use crate::codec::attachments::{Incoming, Outgoing};
 use crate::codec::outcome::{Call, Failure, Input};
 use crate::codec::serde::decode;
@@ -33,16 +34,41 @@ pub(crate) struct WorkerStart {
     pub(crate) tasks: Option<usize>,
     pub(crate) initializer: Option<(u64, Vec<u8>)>,
     pub(crate) handles: usize,
+    pub(crate) exit: Option<u64>,
 }
+
+/// What an external worker does instead of the functions that tasks name.
+pub(crate) type Local<'a> = &'a dyn Fn(&mut Call);
 
 /// The entry of worker processes.
 pub(crate) fn run(call: &mut Call) {
     let code = match Worker::start(call) {
-        Ok(worker) => worker.work(),
+        Ok(mut worker) => {
+            let code = worker.work(None);
+            worker.run_last();
+            code
+        }
         Err(_) => 1,
     };
     // The result of the process is nobody's business, and its socket has no reader.
     bootstrap::leave(code, bootstrap::Exit::Now)
+}
+
+/// An external worker's life: a child that its parent has forked runs `local` for each task.
+/// Gives its exit code.
+pub(crate) fn run_local(table: Table, socket: OwnedFd, number: usize, local: Local<'_>) -> i32 {
+    let start = WorkerStart {
+        number,
+        member: member(number),
+        tasks: None,
+        initializer: None,
+        handles: 0,
+        exit: None,
+    };
+    match Worker::new(table, socket, start) {
+        Ok(mut worker) => worker.work(Some(local)),
+        Err(_) => 1,
+    }
 }
 
 struct Worker {
@@ -61,13 +87,17 @@ impl Worker {
         let mut start: WorkerStart = decode(call.input.as_bytes(), &mut Incoming::default())?;
         let table = Table::attach(call.incoming.handle(0)?)?;
         let socket = call.incoming.handle(1)?;
-        let heap = Heap::new(Arc::clone(table.segment()), Table::HEAP, start.member);
         if let Some((entry, arguments)) = start.initializer.take() {
             let handles = (0..start.handles)
                 .map(|index| call.incoming.handle(index as u32 + 2))
                 .collect::<Result<_>>()?;
             initialize(&socket, entry, arguments, handles)?;
         }
+        Self::new(table, socket, start)
+    }
+
+    fn new(table: Table, socket: OwnedFd, start: WorkerStart) -> Result<Self> {
+        let heap = Heap::new(Arc::clone(table.segment()), Table::HEAP, start.member);
         message::send(socket.as_fd(), READY, 0, &[], &[], true)
             .map_err(|error| Error::os("tell the pool", error))?;
         Ok(Self {
@@ -81,7 +111,7 @@ impl Worker {
         })
     }
 
-    fn work(mut self) -> i32 {
+    fn work(&mut self, local: Option<Local<'_>>) -> i32 {
         let mut call = Call {
             is_quiet: true,
             ..Call::default()
@@ -91,13 +121,30 @@ impl Worker {
             let Some(claim) = self.next(left) else {
                 return 0;
             };
+            if !self.table.begin(self.start.number, claim) {
+                // It has been taken back.
+                continue;
+            }
             left -= 1;
-            if self.run_task(claim, &mut call).is_err() {
+            match self.run_task(claim, &mut call, local) {
+                Ok(true) => {}
+                // The parent is ending this worker, and has given up on it.
+                Ok(false) => return 1,
                 // The parent is gone, or the table makes no sense any more.
-                return 1;
+                Err(_) => return 1,
             }
         }
         0
+    }
+
+    /// Runs the function that each worker is to run last.
+    fn run_last(&mut self) {
+        if let Some(entry) = self.start.exit.and_then(target::find) {
+            entry(&mut Call {
+                is_quiet: true,
+                ..Call::default()
+            });
+        }
     }
 
     /// The next task; `None` when the pool is closed and empty.
@@ -108,7 +155,6 @@ impl Worker {
         let number = self.start.number;
         loop {
             if let Some(claim) = self.table.claim(number) {
-                self.table.set_busy(number);
                 let chunk = self.table.parcel(claim.slot).chunk as usize;
                 for _ in 1..chunk.min(left) {
                     let Some(more) = self.table.claim(number) else {
@@ -123,6 +169,7 @@ impl Worker {
             }
             self.table.set_searching(number);
             if self.linger() {
+                self.table.set_busy(number);
                 continue;
             }
             // A worker that is asleep may be ended any time: what tasks have printed goes out.
@@ -130,10 +177,11 @@ impl Worker {
             self.table.arm_worker(number);
             if self.table.has_tasks() || self.table.is_closing() {
                 // The bell may ring all the same; the packet is read at the next sleep.
+                self.table.set_busy(number);
                 continue;
             }
             match message::receive(self.socket.as_fd(), true) {
-                Ok(Some(_)) => {}
+                Ok(Some(_)) => self.table.set_busy(number),
                 // The parent is gone.
                 Ok(None) | Err(_) => return None,
             }
@@ -165,9 +213,14 @@ impl Worker {
         }
     }
 
-    fn run_task(&mut self, claim: Claim, call: &mut Call) -> Result<()> {
+    /// Runs a task that has been begun. False if its worker is to end with it.
+    fn run_task(
+        &mut self,
+        claim: Claim,
+        call: &mut Call,
+        local: Option<Local<'_>>,
+    ) -> Result<bool> {
         let since = thread::ticks();
-        self.table.begin(self.start.number, claim);
         let parcel = self.table.parcel(claim.slot);
         call.outgoing = Outgoing::new(Some(Arc::clone(&self.heap)));
         let spare = match std::mem::take(&mut call.input) {
@@ -176,7 +229,15 @@ impl Worker {
         };
         let handles = self.fetch_handles(claim, parcel)?;
         let arrived = message::read(&self.table, &self.heap, claim.slot, parcel, handles, spare);
-        match (arrived, self.find(parcel.entry)) {
+        let found = match local {
+            Some(_) => None,
+            None => self.find(parcel.entry),
+        };
+        let entry: Option<Local<'_>> = match local {
+            Some(local) => Some(local),
+            None => found.as_ref().map(|entry| entry as _),
+        };
+        match (arrived, entry) {
             (Ok(arrived), Some(entry)) => {
                 call.input = arrived.input;
                 call.incoming = arrived.incoming;
@@ -195,10 +256,13 @@ impl Worker {
         call.incoming = Incoming::default();
         self.leave_result(claim, parcel, call)?;
         let took_long = thread::ticks().wrapping_sub(since) > LONG;
-        if self.table.finish(self.start.number, claim, took_long) {
+        let Some(is_to_ring) = self.table.finish(self.start.number, claim, took_long) else {
+            return Ok(false);
+        };
+        if is_to_ring {
             self.tell(BELL, 0)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn leave_result(&self, claim: Claim, parcel: Parcel, call: &mut Call) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use super::exit::ExitStatus;
 use crate::codec::outcome::Failure;
@@ -117,8 +118,10 @@ pub enum TaskError {
     Arguments(Error),
     /// The result could not be sent, or could not be decoded here.
     Result(Error),
-    /// It was never run, as the pool was closed or terminated.
+    /// It was never run, as it was cancelled, or the pool was closed or terminated.
     Cancelled,
+    /// It ran for longer than this limit of its, and was ended.
+    TimedOut(Duration),
     /// It was never run, as the pool has no workers and can get none.
     Pool(Error),
 }
@@ -128,6 +131,18 @@ impl TaskError {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(self, Self::Lost(_))
+    }
+
+    /// Whether the task was never run, as it was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled)
+    }
+
+    /// Whether the task ran for too long.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut(_))
     }
 
     /// Whether the task panicked.
@@ -155,6 +170,9 @@ impl fmt::Display for TaskError {
             Self::Arguments(error) => write!(f, "the task's arguments did not get there: {error}"),
             Self::Result(error) => write!(f, "the task's result did not get here: {error}"),
             Self::Cancelled => f.write_str("the task was cancelled before it ran"),
+            Self::TimedOut(limit) => {
+                write!(f, "the task ran for longer than {limit:?}, and was ended")
+            }
             Self::Pool(error) => write!(f, "the task could not be run: {error}"),
         }
     }

@@ -14,6 +14,13 @@
 //! | `DONE` | `FREE` | the parent, after it has read the result |
 //! | `CLAIMED` | `READY` | the parent, after that worker has died: it had not begun |
 //! | `RUNNING` | `FREE` | the parent, after that worker has died: the task is lost |
+//! | `READY`, `CLAIMED` | `FREE` | the parent, by compare-and-swap: the task is withdrawn |
+//! | `RUNNING` | `DOOMED` | the parent, by compare-and-swap: it is about to end that worker |
+//! | `DOOMED` | `FREE` | the parent, after that worker has died |
+//!
+//! Beginning and finishing are compare-and-swaps too, so that a task is either begun or
+//! withdrawn, and either finished or doomed. A worker whose task is doomed takes no other: who
+//! ends it ends that task and nothing else.
 //!
 //! A claim names its worker in the same step that makes it, so that at any moment the
 //! parent can tell what a dead worker held. The ticket is new for each task, so that a
@@ -24,12 +31,16 @@
 //! Entry `p` of the queue is at `p` modulo its length: slot and ticket. The parent alone
 //! writes entries and `tail`. `head` is moved by anyone past an entry whose slot is not
 //! `READY` with that ticket any more; a worker that dies between its claim and moving
-//! `head` holds nobody up.
+//! `head` holds nobody up. A task that is put back has a new ticket, so that its old entry
+//! stays passed. Entries of withdrawn tasks take room until `head` comes to them: a queue can
+//! be full of them, and then takes no more until a worker has claimed something.
 //!
 //! # Bells
 //!
 //! As in `ring`: a side arms its bell, looks again, and sleeps; the other side publishes,
-//! and then looks at the bell.
+//! and then looks at the bell. A worker that looks for a task without sleeping says so
+//! (`SEARCHING`), and takes that back before it claims: as many searching workers as there are
+//! tasks in the queue will take them all, and nobody else need be rung.
 
 use std::sync::Arc;
 
@@ -50,6 +61,7 @@ const READY: u64 = 1;
 const CLAIMED: u64 = 2;
 const RUNNING: u64 = 3;
 const DONE: u64 = 4;
+const DOOMED: u64 = 5;
 
 const QUIET: u32 = 0;
 const ARMED: u32 = 1;
@@ -160,6 +172,10 @@ fn word(kind: u64, worker: usize, ticket: u32) -> u64 {
     kind | (worker as u64) << 8 | u64::from(ticket) << 32
 }
 
+fn holder(word: u64) -> usize {
+    (word >> 8 & 0xff_ffff) as usize
+}
+
 impl Table {
     pub(crate) fn create(workers: usize) -> Result<Self> {
         let len = WORKERS_AT + workers * (size_of::<WorkerLine>() + SLOTS * 4);
@@ -263,7 +279,10 @@ impl Table {
     // -- the parent
 
     /// Puts a task that has been written into the queue. Other processes may claim it.
-    pub(crate) fn push(&self, slot: u32, ticket: u32) {
+    ///
+    /// False if the queue is full, of withdrawn tasks among others: to be tried again later.
+    #[must_use]
+    pub(crate) fn push(&self, slot: u32, ticket: u32) -> bool {
         let head = self.head();
         let tail = head.tail.load(Ordering::Relaxed);
         // There are as many entries as slots, but the head may lag behind its claims.
@@ -273,7 +292,9 @@ impl Table {
             if tail - taken < SLOTS as u64 {
                 break;
             }
-            self.help(taken);
+            if !self.help(taken) {
+                return false;
+            }
         }
         self.slot(slot)
             .state
@@ -281,16 +302,61 @@ impl Table {
         self.queue(tail)
             .store(u64::from(ticket) << 32 | u64::from(slot), Ordering::Release);
         head.tail.store(tail + 1, Ordering::Release);
+        true
     }
 
-    /// Moves the head past an entry before the tail, if it has been claimed.
-    fn help(&self, position: u64) {
+    /// Moves the head past an entry before the tail, unless it waits to be claimed.
+    fn help(&self, position: u64) -> bool {
         let entry = self.queue(position).load(Ordering::Acquire);
         let (slot, ticket) = (entry as u32, (entry >> 32) as u32);
-        if slot as usize >= SLOTS
-            || self.slot(slot).state.load(Ordering::Acquire) != word(READY, 0, ticket)
-        {
+        let is_over = slot as usize >= SLOTS
+            || self.slot(slot).state.load(Ordering::Acquire) != word(READY, 0, ticket);
+        if is_over {
             self.pass(position);
+        }
+        is_over
+    }
+
+    /// Takes a task back that no worker has begun. False if one has.
+    pub(crate) fn withdraw(&self, slot: u32, ticket: u32) -> bool {
+        let state = &self.slot(slot).state;
+        let mut seen = state.load(Ordering::Acquire);
+        while (seen >> 32) as u32 == ticket && matches!(seen & 0xff, READY | CLAIMED) {
+            match state.compare_exchange(seen, FREE, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
+
+    /// Has a task that runs be the last one of its worker; gives the worker, who is to be
+    /// ended. `None` if the task does not run.
+    pub(crate) fn doom(&self, slot: u32, ticket: u32) -> Option<usize> {
+        let state = &self.slot(slot).state;
+        let seen = state.load(Ordering::Acquire);
+        let worker = holder(seen);
+        if seen != word(RUNNING, worker, ticket) {
+            return None;
+        }
+        let doomed = word(DOOMED, worker, ticket);
+        state
+            .compare_exchange(seen, doomed, Ordering::AcqRel, Ordering::Relaxed)
+            .ok()
+            .map(|_| worker)
+    }
+
+    /// What each worker is at: slot, ticket and whether it has begun, for each task in a
+    /// worker's hands.
+    pub(crate) fn at_work(&self, mut each: impl FnMut(usize, u32, u32, Held)) {
+        for slot in 0..SLOTS as u32 {
+            let state = self.slot(slot).state.load(Ordering::Acquire);
+            let ticket = (state >> 32) as u32;
+            match state & 0xff {
+                CLAIMED => each(holder(state), slot, ticket, Held::Claimed),
+                RUNNING => each(holder(state), slot, ticket, Held::Running),
+                _ => {}
+            }
         }
     }
 
@@ -301,12 +367,14 @@ impl Table {
         head.tail.load(Ordering::Relaxed).saturating_sub(taken) as usize
     }
 
-    /// Finds workers to ring for `tasks` new tasks. Each is to be rung.
+    /// Finds workers to ring for the tasks in the queue. Each is to be rung.
     ///
     /// Workers that look for a task right now need no waking, unless `doubtful`: one of them may
     /// have been stopped.
-    pub(crate) fn sleepers(&self, tasks: usize, doubtful: bool, wake: &mut Vec<usize>) {
+    pub(crate) fn sleepers(&self, doubtful: bool, wake: &mut Vec<usize>) {
         fence(Ordering::SeqCst);
+        // All of them, not only new ones: a searching worker was counted for those before.
+        let tasks = self.waiting();
         let bell = |worker: usize| &self.line(worker).bell;
         let searching = (0..self.workers)
             .filter(|w| !doubtful && bell(*w).load(Ordering::Relaxed) == SEARCHING)
@@ -363,13 +431,13 @@ impl Table {
         (0..SLOTS as u32)
             .filter_map(|slot| {
                 let state = self.slot(slot).state.load(Ordering::Acquire);
-                if (state >> 8 & 0xff_ffff) as usize != worker {
+                if holder(state) != worker {
                     return None;
                 }
                 let ticket = (state >> 32) as u32;
                 match state & 0xff {
                     CLAIMED => Some((slot, ticket, Held::Claimed)),
-                    RUNNING => Some((slot, ticket, Held::Running)),
+                    RUNNING | DOOMED => Some((slot, ticket, Held::Running)),
                     DONE => Some((slot, ticket, Held::Done)),
                     _ => None,
                 }
@@ -468,18 +536,33 @@ impl Table {
         );
     }
 
-    pub(crate) fn begin(&self, worker: usize, claim: Claim) {
+    /// Begins a claimed task. False if it has been withdrawn: the slot is another's.
+    #[must_use]
+    pub(crate) fn begin(&self, worker: usize, claim: Claim) -> bool {
         self.slot(claim.slot)
             .state
-            .store(word(RUNNING, worker, claim.ticket), Ordering::Release);
+            .compare_exchange(
+                word(CLAIMED, worker, claim.ticket),
+                word(RUNNING, worker, claim.ticket),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
+            .is_ok()
     }
 
     /// Makes a result the parent's. True if the parent is to be rung; `took_long` says that
-    /// it should not be kept waiting for more results.
-    pub(crate) fn finish(&self, worker: usize, claim: Claim, took_long: bool) -> bool {
+    /// it should not be kept waiting for more results. `None` if the task is doomed: this
+    /// worker is about to be ended, and is to do nothing more.
+    pub(crate) fn finish(&self, worker: usize, claim: Claim, took_long: bool) -> Option<bool> {
         self.slot(claim.slot)
             .state
-            .store(word(DONE, worker, claim.ticket), Ordering::Release);
+            .compare_exchange(
+                word(RUNNING, worker, claim.ticket),
+                word(DONE, worker, claim.ticket),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
+            .ok()?;
         let line = self.line(worker);
         let finished = line.finished.load(Ordering::Relaxed);
         self.list(worker, finished)
@@ -488,23 +571,27 @@ impl Table {
         fence(Ordering::SeqCst);
         let head = self.head();
         if head.parent_bell.load(Ordering::Relaxed) != ARMED {
-            return false;
+            return Some(false);
         }
         let is_time =
             took_long || self.waiting() <= head.low_water.load(Ordering::Relaxed) as usize;
-        is_time
+        let rings = is_time
             && head
                 .parent_bell
                 .compare_exchange(ARMED, RUNG, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+                .is_ok();
+        Some(rings)
     }
 
     pub(crate) fn set_searching(&self, worker: usize) {
         self.line(worker).bell.store(SEARCHING, Ordering::Relaxed);
     }
 
+    /// Takes "searching" or an armed bell back; to be followed by a claim.
     pub(crate) fn set_busy(&self, worker: usize) {
         self.line(worker).bell.store(QUIET, Ordering::Relaxed);
+        // Who pushes a task and still finds this worker searching is seen by its next claim.
+        fence(Ordering::SeqCst);
     }
 
     /// Arms a worker's bell; to be followed by another look.

@@ -28,12 +28,14 @@ impl Pool {
 
     fn push(&self, slot: u32, ticket: u32) {
         self.table.put(slot, 0, &[ticket as u8]);
-        self.table.push(slot, ticket);
+        while !self.table.push(slot, ticket) {
+            thread::yield_now();
+        }
     }
 
-    fn wake(&self, tasks: usize) {
+    fn wake(&self) {
         let mut wake = Vec::new();
-        self.table.sleepers(tasks, false, &mut wake);
+        self.table.sleepers(false, &mut wake);
         for worker in wake {
             self.to_worker[worker].ring();
         }
@@ -58,12 +60,13 @@ impl Pool {
         let mut done = 0;
         loop {
             if let Some(claim) = self.table.claim(worker) {
-                self.table.set_busy(worker);
-                self.table.begin(worker, claim);
+                assert!(self.table.begin(worker, claim), "nobody withdraws it");
                 let ticket = self.look(claim);
                 self.table.put(claim.slot, 0, &[ticket as u8 + 100]);
-                if self.table.finish(worker, claim, false) {
-                    self.to_parent.ring();
+                match self.table.finish(worker, claim, false) {
+                    Some(true) => self.to_parent.ring(),
+                    Some(false) => {}
+                    None => panic!("nobody dooms it"),
                 }
                 done += 1;
                 continue;
@@ -72,11 +75,15 @@ impl Pool {
                 return done;
             }
             self.table.set_searching(worker);
-            self.table.arm_worker(worker);
-            if self.table.has_tasks() || self.table.is_closing() {
+            if self.table.has_tasks() {
+                self.table.set_busy(worker);
                 continue;
             }
-            self.to_worker[worker].read();
+            self.table.arm_worker(worker);
+            if !(self.table.has_tasks() || self.table.is_closing()) {
+                self.to_worker[worker].read();
+            }
+            self.table.set_busy(worker);
         }
     }
 
@@ -175,12 +182,80 @@ fn loom_table_is_not_held_up_by_a_dead_worker() {
         let held = pool.table.held_by(0);
         assert_eq!(held.len(), usize::from(claimed));
         for (slot, ticket, held) in held {
-            assert_eq!(held, Held::Claimed);
-            pool.table.push(slot, ticket);
+            assert_eq!((ticket, held), (1, Held::Claimed));
+            pool.push(slot, 3);
         }
         let rest = pool.claim_all(2);
-        assert_once([worker.join().unwrap(), rest], &[1, 2]);
+        let expected: &[u32] = if claimed { &[2, 3] } else { &[1, 2] };
+        assert_once([worker.join().unwrap(), rest], expected);
         assert!(!pool.table.has_tasks());
+    });
+}
+
+/// A task is begun or withdrawn, and if begun finished or doomed, never both.
+#[test]
+fn loom_table_withdraws_or_begins() {
+    explore(3, || {
+        let pool = Pool::new(2);
+        pool.push(0, 1);
+        let worker = Arc::clone(&pool);
+        let worker = thread::spawn(move || {
+            let claim = worker.table.claim(0)?;
+            if !worker.table.begin(0, claim) {
+                return Some((false, false));
+            }
+            Some((true, worker.table.finish(0, claim, false).is_some()))
+        });
+        let withdrawn = pool.table.withdraw(0, 1);
+        let doomed = pool.table.doom(0, 1);
+        if withdrawn {
+            // The slot is used again, while the worker may still hold its old claim.
+            pool.push(0, 2);
+        }
+        let fate = worker.join().unwrap();
+        let (begun, finished) = match fate {
+            // It may have got the second task.
+            Some((begun, finished)) if withdrawn && begun => {
+                (!pool.claim_all(1).is_empty(), finished)
+            }
+            Some(fate) => fate,
+            None => (false, false),
+        };
+        assert!(!(withdrawn && begun), "both withdrawn and begun");
+        assert!(
+            doomed.is_none() || (begun && !finished),
+            "both doomed and finished"
+        );
+        assert_eq!(doomed.unwrap_or(0), 0);
+    });
+}
+
+/// Two tasks that come one by one while one worker searches and the other sleeps: both are
+/// taken, though the first worker does nothing after its claim.
+#[test]
+fn loom_table_counts_a_searching_worker_once() {
+    explore(3, || {
+        let pool = Pool::new(2);
+        pool.table.set_searching(0);
+        pool.table.arm_worker(1);
+        let searching = Arc::clone(&pool);
+        let searching = thread::spawn(move || {
+            if !searching.table.has_tasks() {
+                return false;
+            }
+            searching.table.set_busy(0);
+            // It has a task, and runs it for ever.
+            searching.table.claim(0).is_some()
+        });
+        let mut rung = Vec::new();
+        for (slot, ticket) in [(0, 1), (1, 2)] {
+            pool.push(slot, ticket);
+            pool.table.sleepers(false, &mut rung);
+        }
+        let took = searching.join().unwrap();
+        let left = pool.table.waiting();
+        assert_eq!(left, 2 - usize::from(took));
+        assert!(rung.contains(&1), "a task is left that nobody will take");
     });
 }
 
@@ -195,7 +270,7 @@ fn round_trip(workers: usize, low_water: usize, preemptions: usize) {
             .collect();
         for (slot, ticket) in [(0, 1), (1, 2)] {
             pool.push(slot, ticket);
-            pool.wake(1);
+            pool.wake();
         }
         assert_once([pool.collect(2, low_water)], &[1, 2]);
         pool.close();

@@ -269,6 +269,42 @@ pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: Sig) -> io::Result<()> {
     }
 }
 
+/// Handles to all processes below a child of this process that the system can list
+/// (`proc_pid_children(5)`).
+pub(crate) fn descendants(pid: u32) -> Vec<OwnedFd> {
+    let mut found: Vec<OwnedFd> = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        // A tree that grows while it is looked at is not followed for ever.
+        if found.len() > 4096 {
+            break;
+        }
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else {
+            continue;
+        };
+        for thread in threads.flatten() {
+            let children = std::fs::read_to_string(thread.path().join("children"));
+            for child in children.unwrap_or_default().split_whitespace() {
+                let Some(id) = child.parse().ok().and_then(Pid::from_raw) else {
+                    continue;
+                };
+                let Ok(pidfd) = rustix::process::pidfd_open(id, PidfdFlags::empty()) else {
+                    continue;
+                };
+                // The number may be another process's by now: then its parent is another too.
+                let stat = std::fs::read_to_string(format!("/proc/{child}/stat"));
+                let stat = stat.unwrap_or_default();
+                let after = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+                if after.split(' ').nth(1) == Some(&parent.to_string()) {
+                    found.push(pidfd);
+                    parents.push(id.as_raw_nonzero().get() as u32);
+                }
+            }
+        }
+    }
+    found
+}
+
 /// The name of a signal, as `signal(7)` spells it.
 pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
     const NAMES: &[(i32, &str)] = &[
