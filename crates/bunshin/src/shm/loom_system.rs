@@ -138,17 +138,21 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Insta
     if deadline.is_some() {
         return true;
     }
+    sleep(word, expected, || false);
+    call();
+    false
+}
+
+/// Sleeps while the word holds `expected`, unless `is_late`.
+fn sleep(word: &AtomicU32, expected: u32, is_late: impl Fn() -> bool) {
     let me = (address(word), tid());
     let mut sleepers = FUTEXES.sleepers();
-    if word.load(Ordering::Relaxed) == expected {
+    if word.load(Ordering::Relaxed) == expected && !is_late() {
         sleepers.push(me);
         while sleepers.contains(&me) {
             sleepers = FUTEXES.woken.wait(sleepers).expect("as in `sleepers`");
         }
     }
-    drop(sleepers);
-    call();
-    false
 }
 
 pub(crate) fn futex_wake(word: &AtomicU32, count: u32) -> u32 {
@@ -172,12 +176,15 @@ pub(crate) fn doze(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -
     if deadline.is_some() {
         return futex_wait(word, expected, deadline);
     }
-    if do_seconds_pass() {
-        call();
+    call();
+    let is_late = do_seconds_pass();
+    if is_late {
         loom::thread::yield_now();
-        return true;
+    } else {
+        sleep(word, expected, do_seconds_pass);
+        call();
     }
-    futex_wait(word, expected, None) || do_seconds_pass()
+    is_late || do_seconds_pass()
 }
 
 fn do_seconds_pass() -> bool {

@@ -145,11 +145,11 @@ fn loom_condition_notifies_all() {
 }
 
 /// One of two takers is killed. If it leaves the item, the other one gets it with no further
-/// notification; who takes it sees to it that there is one more.
+/// notification; who takes it sees to it that there is one more. (It sleeps at its call 10.)
 #[test]
 fn loom_condition_hands_on_what_the_dead_were_notified_of() {
-    for kill_at in 0..24 {
-        explore(1, move || {
+    for kill_at in 8..18 {
+        explore(2, move || {
             let stock = Stock::new();
             let dying = Arc::clone(&stock);
             let dying = thread::spawn(move || {
