@@ -53,8 +53,14 @@ fn handles_give_results_in_any_order() {
         assert_eq!(first.try_get().expect("ready").expect("it works"), 2);
         let sums = pool.starmap_async(|a: u64, b: u64| a + b, [(1, 2), (3, 4)]);
         assert_eq!(sums.get().expect("it works"), [3, 7]);
-        assert_eq!(pool.apply(|| "none".to_owned(), ()).expect("it works"), "none");
-        assert_eq!(pool.starmap(u64::max, [(1, 2), (4, 3)]).expect("it works"), [2, 4]);
+        assert_eq!(
+            pool.apply(|| "none".to_owned(), ()).expect("it works"),
+            "none"
+        );
+        assert_eq!(
+            pool.starmap(u64::max, [(1, 2), (4, 3)]).expect("it works"),
+            [2, 4]
+        );
         let empty = pool.map_async(double, []);
         assert!(empty.is_ready());
         assert!(empty.get().expect("nothing fails").is_empty());
@@ -111,7 +117,9 @@ impl<'de> serde::Deserialize<'de> for Unencodable {
 fn many_more_tasks_than_the_table_holds() {
     support::each_method(|method| {
         let pool = pool(method, 2);
-        let handles: Vec<_> = (0..20_000).map(|n| pool.apply_async(double, (n,))).collect();
+        let handles: Vec<_> = (0..20_000)
+            .map(|n| pool.apply_async(double, (n,)))
+            .collect();
         let all = pool.map_async(double, 0..20_000);
         // A map beside them has its turn as well.
         let mapped = pool.map(double, 0..5000).expect("it works");
@@ -119,7 +127,12 @@ fn many_more_tasks_than_the_table_holds() {
         for (n, handle) in (0..).zip(handles) {
             assert_eq!(handle.get().expect("it works"), n * 2);
         }
-        assert!(all.get().expect("it works").into_iter().eq((0..20_000).map(|n| n * 2)));
+        assert!(
+            all.get()
+                .expect("it works")
+                .into_iter()
+                .eq((0..20_000).map(|n| n * 2))
+        );
     });
 }
 
@@ -162,7 +175,12 @@ fn large_arguments_are_held_back() {
     support::each_method(|method| {
         let pool = pool(method, 2);
         let sums: Vec<_> = (0..400u64)
-            .map(|n| pool.apply_async(|b: Buffer<u64>| b.iter().sum::<u64>(), (Buffer::from(vec![n; 20_000]),)))
+            .map(|n| {
+                pool.apply_async(
+                    |b: Buffer<u64>| b.iter().sum::<u64>(),
+                    (Buffer::from(vec![n; 20_000]),),
+                )
+            })
             .collect();
         for (n, sum) in (0..).zip(sums) {
             assert_eq!(sum.get().expect("it works"), n * 20_000);
@@ -189,7 +207,11 @@ fn callbacks_are_called_once_and_before_the_handle_is_ready() {
         let bad = pool
             .apply_async(|n: u64| -> u64 { panic!("no {n}") }, (1,))
             .callback(|_| panic!("it is bad"))
-            .error_callback(move |e| errors.send(format!("bad {}", e.is_panic())).expect("a listener"));
+            .error_callback(move |e| {
+                errors
+                    .send(format!("bad {}", e.is_panic()))
+                    .expect("a listener")
+            });
         good.wait().expect("it can be waited for");
         bad.wait().expect("it can be waited for");
         let mut said: Vec<_> = told.try_iter().collect();
@@ -226,7 +248,9 @@ fn callbacks_use_the_pool_and_may_panic() {
         assert_eq!(first.get().expect("it works"), 2);
         assert_eq!(told.try_recv().expect("it was called"), (4, 4));
         std::panic::set_hook(Box::new(|_| ()));
-        let panics = pool.apply_async(double, (3,)).callback(|_| panic!("in a callback"));
+        let panics = pool
+            .apply_async(double, (3,))
+            .callback(|_| panic!("in a callback"));
         assert_eq!(panics.get().expect("it works"), 6);
         let _ = std::panic::take_hook();
         assert_eq!(pool.apply(double, (5,)).expect("it works"), 10);
@@ -273,7 +297,13 @@ fn killing_a_task_ends_that_task_only() {
         assert!(stuck.kill());
         assert!(stuck.get().is_err_and(|e| e.is_lost()));
         assert!(since.elapsed() < Duration::from_secs(5));
-        assert!(other.get().expect("it works").into_iter().eq((0..200).map(|n| n * 2)));
+        assert!(
+            other
+                .get()
+                .expect("it works")
+                .into_iter()
+                .eq((0..200).map(|n| n * 2))
+        );
         // At the very moment that a task may be done, no other is hit.
         for n in 0..200 {
             let quick = pool.apply_async(double, (n,));
@@ -298,16 +328,30 @@ fn time_limits_end_the_work() {
         let limited = || pool.batch().timeout(Duration::from_millis(100));
         let since = Instant::now();
         let before = pool.worker_pids();
-        assert!(limited().apply(sleep_for_ever, ()).is_err_and(|e| e.is_timeout()));
+        assert!(
+            limited()
+                .apply(sleep_for_ever, ())
+                .is_err_and(|e| e.is_timeout())
+        );
         let late = limited().apply_async(sleep_for_ever, ());
         let good = limited().apply_async(double, (2,));
         assert!(late.get().is_err_and(|e| e.is_timeout()));
         assert_eq!(good.get().expect("it is quick"), 4);
         assert!(since.elapsed() < Duration::from_secs(10));
-        let results = limited().map_each(|n: u64| if n % 5 == 0 { sleep_for_ever() }, 0..10);
+        let results = limited().map_each(
+            |n: u64| {
+                if n % 5 == 0 {
+                    sleep_for_ever()
+                }
+            },
+            0..10,
+        );
         let timed_out = |r: &Result<(), TaskError>| r.as_ref().is_err_and(TaskError::is_timeout);
         let late: Vec<_> = results.iter().map(timed_out).collect();
-        assert!(late.into_iter().eq((0..10).map(|n| n % 5 == 0)), "{results:?}");
+        assert!(
+            late.into_iter().eq((0..10).map(|n| n % 5 == 0)),
+            "{results:?}"
+        );
         assert!(before.iter().all(|pid| !support::is_running(*pid)));
         assert_eq!(pool.map(double, 0..10).expect("it works").len(), 10);
     });
@@ -323,16 +367,18 @@ fn time_limits_end_what_does_not_want_to_end() {
     }
     fn start_others(pid: RawValue<u64>) {
         let mut shell = std::process::Command::new("sh");
-        let shell = shell.args(["-c", "trap '' TERM; sleep 1000 & wait; sleep 1000"]).spawn();
+        let shell = shell
+            .args(["-c", "trap '' TERM; sleep 1000 & wait; sleep 1000"])
+            .spawn();
         pid.set(shell.expect("a shell").id().into());
         sleep_for_ever();
     }
     support::each_method(|method| {
         let pool = pool(method, 2);
-        for work in [stop, start_others] {
+        for is_stopped in [true, false] {
             let pid = RawValue::new(0u64).expect("a value");
             let limited = pool.batch().timeout(Duration::from_millis(200));
-            let error = if work as usize == stop as usize {
+            let error = if is_stopped {
                 limited.apply(stop, (pid.clone(),))
             } else {
                 limited.apply(start_others, (pid.clone(),))
@@ -353,8 +399,7 @@ fn time_limits_end_what_does_not_want_to_end() {
 
 #[test]
 fn several_threads_begin_and_wait() {
-    let _guard = support::guard(120);
-    support::start_each_way_once();
+    let _guard = support::guard_after(120, support::start_each_way_once);
     for method in [StartMethod::Spawn, StartMethod::Forkserver] {
         let pool = pool(method, 3);
         thread::scope(|scope| {
@@ -363,8 +408,9 @@ fn several_threads_begin_and_wait() {
                 scope.spawn(move || {
                     for round in 0..20 {
                         let from = seed * 1000 + round;
-                        let handles: Vec<_> =
-                            (from..from + 300).map(|n| pool.apply_async(double, (n,))).collect();
+                        let handles: Vec<_> = (from..from + 300)
+                            .map(|n| pool.apply_async(double, (n,)))
+                            .collect();
                         let all = pool.map_async(double, 0..300);
                         let mut lazily = pool.imap_unordered(double, 0..100);
                         assert_eq!(pool.map(double, [seed]).expect("it works"), [seed * 2]);
@@ -385,7 +431,11 @@ fn a_pool_within_a_worker() {
     fn inner(n: u64) -> u64 {
         let pool = Pool::new(2).expect("a pool in a worker");
         let twice = pool.apply_async(double, (n,));
-        pool.map(double, 0..n).expect("it works").into_iter().sum::<u64>() + twice.get().expect("it works")
+        pool.map(double, 0..n)
+            .expect("it works")
+            .into_iter()
+            .sum::<u64>()
+            + twice.get().expect("it works")
     }
     support::each_method(|method| {
         let pool = pool(method, 2);
@@ -399,7 +449,9 @@ fn what_is_left_when_the_pool_ends_is_cancelled() {
         let pool = pool(method, 2);
         let done = pool.apply_async(double, (1,));
         done.wait().expect("it can be waited for");
-        let stuck: Vec<TaskHandle<()>> = (0..3000).map(|_| pool.apply_async(sleep_for_ever, ())).collect();
+        let stuck: Vec<TaskHandle<()>> = (0..3000)
+            .map(|_| pool.apply_async(sleep_for_ever, ()))
+            .collect();
         let (tell, told) = mpsc::channel();
         let called = pool
             .apply_async(sleep_for_ever, ())
@@ -421,7 +473,11 @@ fn a_closed_pool_does_what_it_has_taken() {
         let handles: Vec<_> = (0..5000).map(|n| pool.apply_async(double, (n,))).collect();
         pool.close();
         pool.join().expect("it is closed");
-        assert!((0..).zip(handles).all(|(n, h)| h.get().expect("it was done") == n * 2));
+        assert!(
+            (0..)
+                .zip(handles)
+                .all(|(n, h)| h.get().expect("it was done") == n * 2)
+        );
     });
 }
 
@@ -435,7 +491,10 @@ fn disturb(pids: impl Fn() -> Vec<u32>, until: &mpsc::Receiver<()>) -> usize {
         (seed >> 33) % below
     };
     let mut killed = 0;
-    while until.recv_timeout(Duration::from_micros(random(4000))).is_err() {
+    while until
+        .recv_timeout(Duration::from_micros(random(4000)))
+        .is_err()
+    {
         let pids = pids();
         if pids.is_empty() {
             continue;
@@ -463,8 +522,7 @@ fn check(result: Result<u64, TaskError>, n: u64) -> usize {
 
 #[test]
 fn killed_and_stopped_workers_cost_their_own_tasks() {
-    let _guard = support::guard(240);
-    support::start_each_way_once();
+    let _guard = support::guard_after(240, support::start_each_way_once);
     for method in [StartMethod::Spawn, StartMethod::Forkserver] {
         let pool = pool(method, 3);
         let (quit, until) = mpsc::channel();
@@ -480,13 +538,21 @@ fn killed_and_stopped_workers_cost_their_own_tasks() {
                     .map(|n| {
                         let called = Arc::clone(&called);
                         let failed = Arc::clone(&called);
-                        let handle = pool.apply_async(if round % 2 == 0 { double } else { double_slowly }, (n,));
+                        let handle = if round % 2 == 0 {
+                            pool.apply_async(double, (n,))
+                        } else {
+                            pool.apply_async(double_slowly, (n,))
+                        };
                         if n % 3 > 0 {
                             return handle;
                         }
                         handle
-                            .callback(move |_| drop(called.fetch_add(1, SeqCst)))
-                            .error_callback(move |_| drop(failed.fetch_add(1, SeqCst)))
+                            .callback(move |_| {
+                                called.fetch_add(1, SeqCst);
+                            })
+                            .error_callback(move |_| {
+                                failed.fetch_add(1, SeqCst);
+                            })
                     })
                     .collect();
                 let all = pool.map_async(double, 0..500);

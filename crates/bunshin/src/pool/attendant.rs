@@ -1,8 +1,8 @@
 //! The threads of a pool: none at first.
 //!
 //! Who waits for a pool does its work. What is to happen though nobody waits needs a thread:
-//! moving the backlog on when more tasks are out than the table holds, time limits, and
-//! callbacks. The first such need starts `bunshin-pool`, which drives the pool while there is
+//! moving the backlog on when more tasks are out than the table holds, sending handles of the
+//! system to workers that ask for them, time limits, and callbacks. The first such need starts `bunshin-pool`, which drives the pool while there is
 //! such a need and sleeps otherwise; the first callback starts `bunshin-calls`, which runs
 //! callbacks one after the other, so that a slow one holds up no other thing. Both end with
 //! the pool.
@@ -47,6 +47,8 @@ impl Core {
     fn needs_driving(&self) -> bool {
         self.posts.has_backlog()
             || self.posts.is_calling()
+            // Workers ask for them.
+            || !self.task_handles.is_empty()
             || self.has_unpushed()
             || self.state.has_limits()
             || self.limits.is_ending()

@@ -6,6 +6,7 @@
 //! - `drive`: waiting, and doing the pool's work meanwhile; `limits`: tasks that take too long.
 //! - `post`, `outcomes`: tasks that nobody waits for now; `attendant`: the threads for them.
 //! - `supervisor`: starts, watches and replaces workers; `worker`: what those run.
+//! - `par_map`: a pool of forks, for a closure that borrows.
 //! - `state`: what is decided, without I/O or clocks.
 
 mod attendant;
@@ -19,6 +20,7 @@ mod limits;
 mod map;
 mod message;
 mod outcomes;
+mod par_map;
 mod post;
 mod state;
 mod supervisor;
@@ -28,6 +30,7 @@ pub use batch::Batch;
 pub use builder::PoolBuilder;
 pub use handle::{MapHandle, TaskHandle};
 pub use imap::Imap;
+pub use par_map::ParMap;
 
 use std::fmt;
 use std::sync::Arc;
@@ -189,9 +192,10 @@ impl Pool {
     /// hundred tasks with buffers or connections, are on their way. An error, also that the
     /// pool is closed, comes with the handle.
     ///
-    /// Tasks are run whether or not somebody waits. More tasks than a thousand, time limits and
-    /// [callbacks](TaskHandle::callback) need somebody who looks after the pool: whoever waits
-    /// for it, or else a thread, which the first such need starts and which ends with the pool.
+    /// Tasks are run whether or not somebody waits. More tasks than a thousand, arguments that
+    /// hold connections or shared values, time limits and [callbacks](TaskHandle::callback)
+    /// need somebody who looks after the pool: whoever waits for it, or else a thread, which
+    /// the first such need starts and which ends with the pool.
     /// From then on this process cannot be forked. A pool whose workers are forked starts no
     /// thread: there it needs somebody who waits.
     pub fn apply_async<F, Args>(&self, function: F, arguments: Args) -> TaskHandle<F::Output>

@@ -309,7 +309,7 @@ impl Dispatcher {
                 large: is_large.then(|| Box::new(outgoing)),
             });
         }
-        if order.limit.is_some() || core.posts.has_backlog() {
+        if order.limit.is_some() || core.posts.has_backlog() || !core.task_handles.is_empty() {
             self.want_attendant(&mut core, false);
             if order.limit.is_some() {
                 // Whoever watches has no limit to look after yet.

@@ -287,6 +287,24 @@ impl<'scope> Scope<'scope, '_> {
         unsafe { self.spawn_unchecked(work) }
     }
 
+    /// Forks a child whose life is `work`, which gives its exit code. It is killed when the
+    /// last handle on it is dropped.
+    pub(crate) fn start_worker(
+        &self,
+        name: String,
+        work: impl FnOnce() -> i32,
+    ) -> Result<Arc<Child>> {
+        check_threads()?;
+        let name_there = name.as_str();
+        let run = move || {
+            bootstrap::settle_in(name_there);
+            work()
+        };
+        // SAFETY: this is the only thread.
+        let started = unsafe { start(run) }?;
+        Ok(Arc::new(Child::new(name, started, true)))
+    }
+
     /// [`spawn`](Self::spawn), also while there are other threads.
     ///
     /// # Errors
