@@ -114,7 +114,9 @@ pub use connection::{
 };
 pub use context::Context;
 pub use error::{Error, ErrorKind, Result};
-pub use pool::{Batch, Imap, MapHandle, ParMap, Pool, PoolBuilder, TaskHandle};
+pub use pool::{
+    Batch, Imap, MapHandle, ParMap, Pool, PoolBuilder, TaskHandle, ThreadImap, ThreadPool,
+};
 pub use process::{
     ExitStatus, Fork, Panic, Process, ProcessBuilder, Scope, ScopedProcess, StartMethod, Target,
     TaskError, WorkerLost, fork, fork_unchecked, init, scope, set_start_method, start_method,
