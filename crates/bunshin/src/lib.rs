@@ -36,6 +36,9 @@
 //! | let only so many in | [`Semaphore`], [`BoundedSemaphore`] | the same |
 //! | wait for a change | [`Condition`], [`Event`] | `Condition`, `Event` |
 //! | go on together | [`Barrier`] | `Barrier` |
+//! | share a list of mixed items | [`ShareableList`], [`ListItem`] | `ShareableList` |
+//! | share a hash map | [`SharedMap`] | `Manager().dict` |
+//! | share bytes, with a name or without | [`SharedMemory`] | `SharedMemory` |
 //! | send a large array | [`Buffer`] | out-of-band buffers |
 //! | choose how processes are made | [`StartMethod`], [`Context`] | contexts |
 //!
@@ -121,7 +124,10 @@ pub use process::{
     ExitStatus, Fork, Panic, Process, ProcessBuilder, Scope, ScopedProcess, StartMethod, Target,
     TaskError, WorkerLost, fork, fork_unchecked, init, scope, set_start_method, start_method,
 };
-pub use shared::{Array, ArrayGuard, Atomic, RawArray, RawValue, Value, ValueGuard};
+pub use shared::{
+    Array, ArrayGuard, Atomic, ListItem, RawArray, RawValue, ShareableList, SharedAtomic,
+    SharedMap, SharedMemory, Value, ValueGuard,
+};
 pub use sync::{
     Barrier, BarrierError, BoundedSemaphore, Condition, Event, Lock, LockError, LockGuard, RLock,
     RLockGuard, Semaphore, SemaphoreGuard, Woken,

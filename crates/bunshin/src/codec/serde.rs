@@ -13,40 +13,46 @@ use crate::error::{Error, ErrorKind, Result};
 /// them.
 const DEPTH_MAX: usize = 256;
 
+/// Appends a value to `bytes` that stays where it is: nothing can go beside it.
+pub(crate) fn encode_alone<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<()> {
+    let mut serializer = rmp_serde::Serializer::new(bytes)
+        .with_bytes(rmp_serde::config::BytesMode::ForceAll)
+        .with_struct_map();
+    serializer.unstable_set_max_depth(DEPTH_MAX);
+    value.serialize(&mut serializer).map_err(|error| {
+        Error::because(
+            ErrorKind::Encode,
+            format!("encode a value of type {}", std::any::type_name::<T>()),
+            error,
+        )
+    })
+}
+
+/// Makes a value of what [`encode_alone`] made of it.
+pub(crate) fn decode_alone<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+    deserializer.set_max_depth(DEPTH_MAX);
+    T::deserialize(&mut deserializer).map_err(|error| {
+        Error::because(
+            ErrorKind::Decode,
+            format!("decode a value of type {}", std::any::type_name::<T>()),
+            error,
+        )
+    })
+}
+
 /// Appends a value to `bytes`; what goes beside them ends up in `outgoing`.
 pub(crate) fn encode<T: Serialize + ?Sized>(
     value: &T,
     bytes: &mut Vec<u8>,
     outgoing: &mut Outgoing,
 ) -> Result<()> {
-    outgoing.collect(|| {
-        let mut serializer = rmp_serde::Serializer::new(bytes)
-            .with_bytes(rmp_serde::config::BytesMode::ForceAll)
-            .with_struct_map();
-        serializer.unstable_set_max_depth(DEPTH_MAX);
-        value.serialize(&mut serializer).map_err(|error| {
-            Error::because(
-                ErrorKind::Encode,
-                format!("encode a value of type {}", std::any::type_name::<T>()),
-                error,
-            )
-        })
-    })
+    outgoing.collect(|| encode_alone(value, bytes))
 }
 
 /// Makes a value of bytes and of what came beside them.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], incoming: &mut Incoming) -> Result<T> {
-    incoming.provide(|| {
-        let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
-        deserializer.set_max_depth(DEPTH_MAX);
-        T::deserialize(&mut deserializer).map_err(|error| {
-            Error::because(
-                ErrorKind::Decode,
-                format!("decode a value of type {}", std::any::type_name::<T>()),
-                error,
-            )
-        })
-    })
+    incoming.provide(|| decode_alone(bytes))
 }
 
 /// Tells types apart in messages: two processes of the same binary agree on it.

@@ -17,6 +17,7 @@ use crate::codec::attachments::{Incoming, Outgoing};
 use crate::codec::outcome::{Call, Failure, Input};
 use crate::codec::serde::{decode, encode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::shm::tracker;
 use crate::sys::{image, process, socket};
 use crate::transport::{Patience, stream};
 
@@ -57,6 +58,9 @@ pub fn init() {
     let Some((role, control, parent)) = process::take_start_variable() else {
         return;
     };
+    if role == tracker::ROLE {
+        tracker::serve(control, parent);
+    }
     if role == spawn::SERVER {
         let cloned = forkserver::serve(control, parent);
         run(cloned.control, cloned.parent, Exit::Now);

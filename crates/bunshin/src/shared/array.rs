@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytemuck::Pod;
 
 use super::atomic::Atomic;
-use super::atomic::sealed::Memory;
+use super::atomic::sealed::{Memory, Place};
 use super::travels;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::cell::{Held, SharedCell};
@@ -334,10 +334,7 @@ impl<T: Pod> RawArray<T> {
     }
 
     fn memory(&self, position: usize) -> Memory<'_> {
-        Memory {
-            cell: &self.cell,
-            offset: self.offset(position, 1),
-        }
+        Memory(Place::Cell(&self.cell, self.offset(position, 1)))
     }
 }
 

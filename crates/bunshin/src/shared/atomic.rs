@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use bytemuck::Pod;
 
-use crate::shm::cell::SharedCell;
+use crate::error::Result;
 
 /// Integers that the processor changes as a whole.
 ///
@@ -12,9 +12,15 @@ use crate::shm::cell::SharedCell;
 pub trait Atomic: Pod + PartialEq + sealed::InMemory {}
 
 pub(crate) mod sealed {
-    use super::{Ordering, SharedCell};
+    use super::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+    use crate::error::Result;
+    use crate::shm::cell::SharedCell;
+    use crate::shm::memory::SharedMemory;
 
     pub trait InMemory: Sized {
+        /// Whether an integer of this type can lie there.
+        #[doc(hidden)]
+        fn check(at: &Memory<'_>) -> Result<()>;
         #[doc(hidden)]
         fn load(cell: &Memory<'_>, order: Ordering) -> Self;
         #[doc(hidden)]
@@ -28,11 +34,36 @@ pub(crate) mod sealed {
     }
 
     /// A place in shared memory.
-    #[derive(Debug)]
-    pub struct Memory<'a> {
-        pub(crate) cell: &'a SharedCell,
-        pub(crate) offset: usize,
+    #[derive(Clone, Copy, Debug)]
+    pub struct Memory<'a>(pub(crate) Place<'a>);
+
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) enum Place<'a> {
+        /// In shared data; the offset was checked against its length.
+        Cell(&'a SharedCell, usize),
+        /// In plain shared memory.
+        Bytes(&'a SharedMemory, usize),
     }
+
+    macro_rules! words {
+        ($($name:ident: $atomic:ident),*) => {
+            impl<'a> Memory<'a> { $(
+                #[inline]
+                pub(crate) fn $name(&self) -> Result<&'a $atomic> {
+                    match self.0 {
+                        Place::Cell(cell, offset) => Ok(cell.$name(offset)),
+                        Place::Bytes(memory, offset) => memory.word(offset),
+                    }
+                }
+            )* }
+        };
+    }
+    words!(atomic_u8: AtomicU8, atomic_u16: AtomicU16, atomic_u32: AtomicU32, atomic_u64: AtomicU64);
+}
+
+/// What was checked when the place was made.
+fn word<T>(word: Result<&T>) -> &T {
+    word.expect("the place was checked")
 }
 
 macro_rules! atomic {
@@ -40,26 +71,28 @@ macro_rules! atomic {
         impl Atomic for $type {}
 
         impl sealed::InMemory for $type {
+            fn check(at: &sealed::Memory<'_>) -> Result<()> {
+                at.$get().map(|_: &$atomic| ())
+            }
+
             fn load(at: &sealed::Memory<'_>, order: Ordering) -> Self {
-                let word: &$atomic = at.cell.$get(at.offset);
-                word.load(order) as Self
+                word(at.$get()).load(order) as Self
             }
 
             fn store(at: &sealed::Memory<'_>, value: Self, order: Ordering) {
-                at.cell.$get(at.offset).store(value as $unsigned, order);
+                word(at.$get()).store(value as $unsigned, order);
             }
 
             fn swap(at: &sealed::Memory<'_>, value: Self, order: Ordering) -> Self {
-                at.cell.$get(at.offset).swap(value as $unsigned, order) as Self
+                word(at.$get()).swap(value as $unsigned, order) as Self
             }
 
             fn add(at: &sealed::Memory<'_>, value: Self, order: Ordering) -> Self {
-                at.cell.$get(at.offset).fetch_add(value as $unsigned, order) as Self
+                word(at.$get()).fetch_add(value as $unsigned, order) as Self
             }
 
             fn compare_exchange(at: &sealed::Memory<'_>, current: Self, new: Self) -> Result<Self, Self> {
-                at.cell
-                    .$get(at.offset)
+                word(at.$get())
                     .compare_exchange(current as $unsigned, new as $unsigned, Ordering::SeqCst, Ordering::SeqCst)
                     .map(|value| value as Self)
                     .map_err(|value| value as Self)

@@ -1,15 +1,27 @@
-//! Plain values and arrays in shared memory.
+//! Values, arrays, bytes, lists and maps in shared memory.
 //!
 //! - `value`: [`Value`](crate::Value) and [`RawValue`](crate::RawValue).
 //! - `array`: [`Array`](crate::Array) and [`RawArray`](crate::RawArray).
+//! - `memory`: [`SharedMemory`](crate::SharedMemory) in messages, and its integers.
+//! - `map`: [`SharedMap`](crate::SharedMap).
+//! - `list`: [`ShareableList`](crate::ShareableList).
+//! - `nd`: arrays in several dimensions, with the feature `ndarray`.
 //! - `atomic`: which types can be changed without a lock.
 
 mod array;
 mod atomic;
+mod list;
+mod map;
+mod memory;
+#[cfg(feature = "ndarray")]
+mod nd;
 mod value;
 
 pub use array::{Array, ArrayGuard, RawArray};
 pub use atomic::Atomic;
+pub use list::{ListItem, ShareableList};
+pub use map::SharedMap;
+pub use memory::{SharedAtomic, SharedMemory};
 pub use value::{RawValue, Value, ValueGuard};
 
 use serde::{Deserialize, Serialize};

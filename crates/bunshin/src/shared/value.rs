@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytemuck::Pod;
 
 use super::atomic::Atomic;
-use super::atomic::sealed::Memory;
+use super::atomic::sealed::{Memory, Place};
 use super::travels;
 use crate::error::Result;
 use crate::shm::cell::{Held, SharedCell};
@@ -238,10 +238,7 @@ impl<T: Pod> RawValue<T> {
     }
 
     fn memory(&self) -> Memory<'_> {
-        Memory {
-            cell: &self.cell,
-            offset: 0,
-        }
+        Memory(Place::Cell(&self.cell, 0))
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Event = 18,
     /// A barrier.
     Barrier = 19,
+    /// A map and its arena.
+    Map = 8,
 }
 
 /// Bytes of the header that every segment starts with.
@@ -75,6 +77,23 @@ pub(crate) const BARRIER_HEAD: usize = 64;
 pub(crate) const BARRIER_PLACES: usize = 192;
 /// Bytes of a place: a lock and what its holder is told.
 pub(crate) const BARRIER_PLACE: usize = 64;
+/// Extents that an arena can have.
+pub(crate) const EXTENTS: usize = if cfg!(loom) { 6 } else { 2048 };
+/// Bytes of an arena's table.
+pub(crate) const ARENA_TABLE: usize = 64 + EXTENTS * 16;
+
+/// Where the key of a map's hash lies: two words.
+pub(crate) const MAP_KEY: usize = 64;
+/// Where a map's arena lies.
+pub(crate) const MAP_ARENA: usize = 128;
+/// Parts of a map that are changed independently; a power of two.
+pub(crate) const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
+/// Bytes of a part's line.
+pub(crate) const SHARD_LINE: usize = 128;
+/// Where the lines of a map's parts start.
+pub(crate) const MAP_SHARDS: usize = (MAP_ARENA + ARENA_TABLE).next_multiple_of(64);
+/// Bytes of a map's segment before its first extent.
+pub(crate) const MAP_FIXED: usize = (MAP_SHARDS + SHARDS * SHARD_LINE).next_multiple_of(4096);
 
 const _: () = assert!(RING.is_power_of_two());
 const _: () = assert!(PIPE_HEAP % 64 == 0);

@@ -1,6 +1,7 @@
 #![doc = include_str!("LAYOUT.md")]
 #![allow(unsafe_code)]
 
+pub(crate) mod arena;
 mod atomic;
 pub(crate) mod barrier;
 pub(crate) mod cell;
@@ -10,6 +11,8 @@ pub(crate) mod gate;
 pub(crate) mod heap;
 pub(crate) mod layout;
 pub(crate) mod lock;
+pub(crate) mod map;
+pub(crate) mod memory;
 pub(crate) mod ring;
 #[cfg(not(loom))]
 pub(crate) mod segment;
@@ -18,6 +21,7 @@ pub(crate) mod segment;
 pub(crate) mod segment;
 pub(crate) mod semaphore;
 pub(crate) mod table;
+pub(crate) mod tracker;
 
 #[cfg(not(loom))]
 use crate::sys::thread as system;

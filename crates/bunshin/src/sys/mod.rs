@@ -6,6 +6,7 @@
 //! | Part | What it must supply |
 //! |---|---|
 //! | `memory` | anonymous shared memory that cannot shrink, room reserved before use, mappings |
+//! | `named` | shared memory with a name that other programs can open |
 //! | `socket` | a connected pair of byte streams that carries handles, and `poll` |
 //! | `process` | fork, start of this program again, a waitable handle per child, signals |
 //! | `server` | the forkserver's clone: a child of the user's own process |

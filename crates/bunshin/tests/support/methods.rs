@@ -40,6 +40,8 @@ pub(crate) fn start_each_way_once() {
             child.join().expect("it ends");
         }
     }
+    let name = format!("bunshin-warm-{}", std::process::id());
+    drop(bunshin::SharedMemory::create(&name, 1).expect("a named memory"));
 }
 
 /// Descriptors, mappings of shared memory, and processes below this one.

@@ -36,7 +36,7 @@ pub(crate) use methods::{each_method, start_each_way_once};
 mod methods;
 
 /// Children that live as long as the process and are no leak, by their `comm`.
-const HELPERS: &[&str] = &["bunshin-fs"];
+const HELPERS: &[&str] = &["bunshin-fs", "bunshin-shm"];
 
 /// What the engine's mappings are called in `/proc/PID/maps`.
 const MAPPING_NAME: &str = "memfd:bunshin";

@@ -138,6 +138,16 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `len` bytes from `offset` on, page tables filled in.
     pub(crate) fn new(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        Self::with(fd, offset, len, MapFlags::SHARED | MapFlags::POPULATE)
+    }
+
+    /// Maps `len` bytes from `offset` on, of which some do not exist as yet: whoever looks at
+    /// any asks for the size of the memory first.
+    pub(crate) fn ahead(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        Self::with(fd, offset, len, MapFlags::SHARED | MapFlags::NORESERVE)
+    }
+
+    fn with(fd: BorrowedFd<'_>, offset: u64, len: usize, flags: MapFlags) -> io::Result<Self> {
         if len == 0 || offset % PAGE as u64 != 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -147,7 +157,7 @@ impl Mapping {
                 std::ptr::null_mut(),
                 len,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::POPULATE,
+                flags,
                 fd,
                 offset,
             )

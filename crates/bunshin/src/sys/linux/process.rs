@@ -81,6 +81,19 @@ pub(crate) fn end_unused(pid: u32) {
 /// Starts this very program again, with `inherited` open under the same number and
 /// the start variable set. The parent's heap does not slow it (`posix_spawn(3)`).
 pub(crate) fn start_self(role: &str, inherited: BorrowedFd<'_>) -> io::Result<Started> {
+    start(role, inherited, 0)
+}
+
+/// As [`start_self`], in a session of its own from its first moment on: what ends this
+/// process's group does not end that one.
+pub(crate) fn start_apart(role: &str, inherited: BorrowedFd<'_>) -> io::Result<Started> {
+    start(role, inherited, POSIX_SPAWN_SETSID)
+}
+
+/// `spawn.h` of glibc 2.26 and later.
+const POSIX_SPAWN_SETSID: libc::c_short = 0x80;
+
+fn start(role: &str, inherited: BorrowedFd<'_>, flags: libc::c_short) -> io::Result<Started> {
     let variable = format!(
         "{START_VARIABLE}={role}:{}:{}",
         inherited.as_raw_fd(),
@@ -99,7 +112,7 @@ pub(crate) fn start_self(role: &str, inherited: BorrowedFd<'_>) -> io::Result<St
     let mut actions = Actions::new()?;
     actions.keep(inherited)?;
     let mut attributes = Attributes::new()?;
-    attributes.unblock_signals()?;
+    attributes.unblock_signals(flags)?;
     let mut pid: libc::pid_t = 0;
     // SAFETY: all pointers are to live, null-terminated arrays of C strings and to
     // initialised action and attribute objects.
@@ -177,14 +190,14 @@ impl Attributes {
         Ok(Self(unsafe { attributes.assume_init() }))
     }
 
-    /// The child starts with no signal blocked, whichever thread starts it.
-    fn unblock_signals(&mut self) -> io::Result<()> {
+    /// The child starts with no signal blocked, whichever thread starts it, and with more flags.
+    fn unblock_signals(&mut self, flags: libc::c_short) -> io::Result<()> {
         let mut none = std::mem::MaybeUninit::uninit();
         // SAFETY: the call initialises the set.
         unsafe { libc::sigemptyset(none.as_mut_ptr()) };
         // SAFETY: both objects are initialised.
         check(unsafe { libc::posix_spawnattr_setsigmask(&raw mut self.0, none.as_ptr()) })?;
-        let flags = libc::POSIX_SPAWN_SETSIGMASK as libc::c_short;
+        let flags = flags | libc::POSIX_SPAWN_SETSIGMASK as libc::c_short;
         // SAFETY: the object is initialised.
         check(unsafe { libc::posix_spawnattr_setflags(&raw mut self.0, flags) })
     }
@@ -225,6 +238,19 @@ pub(crate) fn take_start_variable() -> Option<(String, OwnedFd, u32)> {
 pub(crate) fn die_with(parent: u32) -> bool {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32) == parent
+}
+
+/// A handle that becomes readable when the parent has ended; `None` if it has, as the parent is
+/// not `parent` any more.
+pub(crate) fn watch_parent(parent: u32) -> io::Result<Option<OwnedFd>> {
+    let handle = watch(parent);
+    // Asked after the handle was opened: if this still is the parent, the handle is on it.
+    let now = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32);
+    if now == parent {
+        handle.map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 /// A handle that becomes readable when process `pid` has ended.
@@ -352,6 +378,19 @@ pub(crate) fn set_thread_name(name: &str) {
 pub(crate) fn ignore_interrupts() -> usize {
     // SAFETY: sets a disposition, no handler.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) }
+}
+
+/// Takes leave of the signals, the standard streams and the working directory of the process
+/// that started this one, which is to outlive it.
+pub(crate) fn step_aside() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: sets a disposition, no handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    for stream in 0..3 {
+        neutralize(stream);
+    }
+    let _ = rustix::process::chdir("/");
 }
 
 /// Takes [`ignore_interrupts`] back.

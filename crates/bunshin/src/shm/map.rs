@@ -1,0 +1,625 @@
+//! A hash map of bytes to bytes that many processes read and write at a time.
+//!
+//! The map has parts, chosen by the key's hash. A part is changed under its robust lock and
+//! read without. All that it holds lies in one extent of the arena, its region:
+//!
+//! | Words of a region | What |
+//! |---|---|
+//! | 0 | words in use, from the region's start |
+//! | 1 | slots that are not empty |
+//! | 2 | the binary logarithm of the number of slots |
+//! | 3..8 | unused |
+//! | 8.. | slots |
+//! | after those | entries, one after the other |
+//!
+//! A slot is 0 while it is empty, 1 after its entry was removed, and otherwise the position
+//! of an entry (bits 0..32, in words) and the upper half of the hash (bits 32..64). A key is
+//! looked for from the slot that the lower half says, one after the other, up to an empty one.
+//! An entry is never changed once a slot names it:
+//!
+//! | Words of an entry | What |
+//! |---|---|
+//! | 0 | the hash |
+//! | 1 | bytes of the key (bits 0..32) and of the value (bits 32..64) |
+//! | 2.. | the key, then the value, each filled up to whole words |
+//!
+//! Each change takes effect by one store: of a slot, for insert, replace and remove; of the
+//! part's region, when entries are moved to a new one because the old one is full. A process
+//! that is killed before that store has changed nothing, and after it has changed all. The number
+//! of entries is counted again by whoever gets the lock of a part that was abandoned, who also gives
+//! back a region that was made, or left, by the one who died.
+//!
+//! A reader takes the region's word, looks, and takes the word again: if it is another one, the
+//! old region may have been put to other use meanwhile, and it looks once more. The word counts
+//! regions, so that it does not repeat. No reader writes to shared memory, and none waits
+//! for a process that was stopped or killed in the middle of a change.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::arena::{Arena, Extent};
+use super::atomic::{AtomicU64, Ordering, Unused, fence};
+use super::layout::{Kind, MAP_ARENA, MAP_FIXED, MAP_KEY, MAP_SHARDS, SHARD_LINE, SHARDS};
+use super::lock::{RawLock, Refused, Taken};
+use super::segment::{Segment, Shared};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Words of a region before its slots.
+const REGION_HEAD: usize = 8;
+const USED: usize = 0;
+const FILLED: usize = 1;
+const SLOT_BITS: usize = 2;
+
+const EMPTY: u64 = 0;
+const REMOVED: u64 = 1;
+/// Words of an entry before its key.
+const ENTRY_HEAD: usize = 2;
+/// The fewest slots of a region, as a power of two.
+const SLOT_BITS_MIN: u32 = if cfg!(loom) { 2 } else { 4 };
+
+/// Bits of a region's word that say where it is; above them, regions are counted.
+const PLACE_BITS: u32 = 48;
+const PLACE: u64 = (1 << PLACE_BITS) - 1;
+
+/// Keys and values are shorter than this.
+const LEN_MAX: usize = 1 << 31;
+
+/// How often a reader looks again before it takes the lock.
+const TRIES: usize = if cfg!(loom) { 2 } else { 32 };
+
+#[repr(C)]
+#[cfg_attr(loom, derive(Default))]
+struct Line {
+    lock: RawLock,
+    len: AtomicU64,
+    _spare: [Unused; 4],
+    /// In a cache line of its own, which changes only when entries are moved.
+    region: AtomicU64,
+    _rest: [Unused; 14],
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Line>() == SHARD_LINE);
+#[cfg(not(loom))]
+const _: () = assert!(std::mem::offset_of!(Line, region) == 64);
+const _: () = assert!(SHARDS.is_power_of_two() && SHARDS <= 64);
+
+// SAFETY: atomics and a lock that is `Shared` itself.
+unsafe impl Shared for Line {}
+
+/// A key: its bytes, and what else tells it from others.
+pub(crate) struct Key<'a> {
+    pub(crate) hash: u64,
+    pub(crate) bytes: &'a [u8],
+    /// Whether other bytes, of the same hash, mean the same key.
+    pub(crate) is_same: &'a dyn Fn(&[u8]) -> Result<bool>,
+}
+
+/// A view of a map.
+pub(crate) struct Map {
+    segment: Arc<Segment>,
+    arena: Arena,
+    key: (u64, u64),
+}
+
+#[cold]
+fn corrupt(what: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("a shared map: {what}"))
+}
+
+impl Map {
+    /// Makes an empty map; `key` is that of its hash.
+    pub(crate) fn create(key: (u64, u64)) -> Result<Self> {
+        let segment = Segment::create(Kind::Map, MAP_FIXED)?;
+        let word = |at: usize| -> &AtomicU64 { segment.at(MAP_KEY + at) };
+        word(0).store(key.0, Ordering::Relaxed);
+        word(8).store(key.1, Ordering::Relaxed);
+        Ok(Self::view(segment))
+    }
+
+    pub(crate) fn attach(fd: OwnedFd) -> Result<Self> {
+        Ok(Self::view(Segment::attach(fd, Kind::Map, MAP_FIXED)?))
+    }
+
+    fn view(segment: Arc<Segment>) -> Self {
+        let word = |at: usize| {
+            segment
+                .at::<AtomicU64>(MAP_KEY + at)
+                .load(Ordering::Relaxed)
+        };
+        Self {
+            key: (word(0), word(8)),
+            arena: Arena::new(Arc::clone(&segment), MAP_ARENA),
+            segment,
+        }
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+
+    /// The key of the map's hash.
+    pub(crate) fn key(&self) -> (u64, u64) {
+        self.key
+    }
+
+    fn line(&self, shard: usize) -> &Line {
+        assert!(shard < SHARDS);
+        self.segment.at(MAP_SHARDS + shard * SHARD_LINE)
+    }
+
+    /// Which part a key belongs to: bits that say little about the slot.
+    fn shard_of(hash: u64) -> usize {
+        (hash >> 26) as usize & (SHARDS - 1)
+    }
+
+    /// Entries in the map. While others change it, a number that it had, part by part.
+    pub(crate) fn len(&self) -> usize {
+        let len = |shard| self.line(shard).len.load(Ordering::Relaxed) as usize;
+        (0..SHARDS).map(len).fold(0, usize::saturating_add)
+    }
+
+    /// Copies a key's value out. `false` if there is none.
+    pub(crate) fn get(&self, key: &Key<'_>, value: &mut Vec<u8>) -> Result<bool> {
+        let region = &self.line(Self::shard_of(key.hash)).region;
+        for _ in 0..TRIES {
+            let word = region.load(Ordering::Acquire);
+            let found = self.look(word, key, value);
+            // The entry was read before the word is read again.
+            fence(Ordering::Acquire);
+            if region.load(Ordering::Relaxed) == word {
+                return found;
+            }
+        }
+        self.lock(key.hash)?.get(key, value)
+    }
+
+    fn look(&self, word: u64, key: &Key<'_>, value: &mut Vec<u8>) -> Result<bool> {
+        let Some(region) = self.region(word)? else {
+            return Ok(false);
+        };
+        let Some((_, entry)) = region.find(key)?.0 else {
+            return Ok(false);
+        };
+        copy_out(entry.value, entry.value_len, value);
+        Ok(true)
+    }
+
+    fn region(&self, word: u64) -> Result<Option<Region<'_>>> {
+        if word & PLACE == 0 {
+            return Ok(None);
+        }
+        let extent = Extent::from_word(word & PLACE).ok_or_else(|| corrupt("a place"))?;
+        Region::of(self.arena.words(extent)?).map(Some)
+    }
+
+    /// Takes the lock of the part that a key belongs to.
+    pub(crate) fn lock(&self, hash: u64) -> Result<Part<'_>> {
+        self.lock_part(Self::shard_of(hash))
+    }
+
+    fn lock_part(&self, shard: usize) -> Result<Part<'_>> {
+        let line = self.line(shard);
+        let taken = line.lock.lock(None).map_err(|refused| match refused {
+            Refused::Unsupported(error) => Error::os("lock a shared map", error),
+            Refused::Own | Refused::Held => Error::new(
+                ErrorKind::Busy,
+                "a shared map was used from within a change to it",
+            ),
+        })?;
+        let part = Part {
+            map: self,
+            line,
+            shard,
+        };
+        if taken == Taken::Abandoned {
+            part.mend()?;
+        }
+        Ok(part)
+    }
+
+    /// Copies out what is in a part, as of one moment.
+    pub(crate) fn entries(&self, shard: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let part = self.lock_part(shard)?;
+        let Some(region) = part.region()? else {
+            return Ok(Vec::new());
+        };
+        let (mut entries, mut words) = (Vec::new(), 0);
+        for slot in region.slots {
+            if let Some(entry) = region.entry(slot.load(Ordering::Acquire))? {
+                words += entry.words();
+                if words > region.words.len() {
+                    return Err(corrupt("entries that overlap"));
+                }
+                let (mut key, mut value) = (Vec::new(), Vec::new());
+                copy_out(entry.key, entry.key_len, &mut key);
+                copy_out(entry.value, entry.value_len, &mut value);
+                entries.push((key, value));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Removes all entries, part by part.
+    pub(crate) fn clear(&self) -> Result<()> {
+        (0..SHARDS).try_for_each(|shard| self.lock_part(shard)?.clear())
+    }
+}
+
+/// What a part's extent holds.
+struct Region<'a> {
+    words: &'a [AtomicU64],
+    slots: &'a [AtomicU64],
+}
+
+/// An entry: nobody changes it, unless the region is put to other use.
+struct Entry<'a> {
+    hash: u64,
+    key_len: usize,
+    key: &'a [AtomicU64],
+    value_len: usize,
+    value: &'a [AtomicU64],
+}
+
+impl Entry<'_> {
+    fn words(&self) -> usize {
+        ENTRY_HEAD + self.key.len() + self.value.len()
+    }
+}
+
+/// Where a key is, and the first slot that it could be put into.
+type Found<'a> = (Option<(usize, Entry<'a>)>, Option<usize>);
+
+impl<'a> Region<'a> {
+    fn of(words: &'a [AtomicU64]) -> Result<Self> {
+        let bits = words
+            .get(SLOT_BITS)
+            .map_or(u64::MAX, |bits| bits.load(Ordering::Relaxed));
+        let slots = if bits < 32 {
+            words.get(REGION_HEAD..REGION_HEAD + (1 << bits))
+        } else {
+            None
+        };
+        let slots = slots.ok_or_else(|| corrupt("more slots than room"))?;
+        Ok(Self { words, slots })
+    }
+
+    fn find(&self, key: &Key<'_>) -> Result<Found<'a>> {
+        let mask = self.slots.len() - 1;
+        let mut free = None;
+        for step in 0..self.slots.len() {
+            let at = (key.hash as usize).wrapping_add(step) & mask;
+            let slot = self.slots[at].load(Ordering::Acquire);
+            if slot == EMPTY {
+                return Ok((None, free.or(Some(at))));
+            }
+            if slot == REMOVED {
+                free = free.or(Some(at));
+            } else if slot >> 32 == key.hash >> 32 {
+                if let Some(entry) = self.entry(slot)? {
+                    if entry.hash == key.hash && is_key(&entry, key)? {
+                        return Ok((Some((at, entry)), free));
+                    }
+                }
+            }
+        }
+        Ok((None, free))
+    }
+
+    /// The entry that a slot names, if any.
+    #[inline]
+    fn entry(&self, slot: u64) -> Result<Option<Entry<'a>>> {
+        if slot == EMPTY || slot == REMOVED {
+            return Ok(None);
+        }
+        let at = slot as u32 as usize;
+        let words = self.words.get(at..).unwrap_or(&[]);
+        let Some(([hash, lens], rest)) = words.split_first_chunk() else {
+            return Err(corrupt("an entry outside of its region"));
+        };
+        let lens = lens.load(Ordering::Relaxed);
+        let (key_len, value_len) = (lens as u32 as usize, (lens >> 32) as usize);
+        let (key_words, value_words) = (key_len.div_ceil(8), value_len.div_ceil(8));
+        let (Some(key), Some(value)) = (
+            rest.get(..key_words),
+            rest.get(key_words..key_words + value_words),
+        ) else {
+            return Err(corrupt("an entry longer than its region"));
+        };
+        Ok(Some(Entry {
+            hash: hash.load(Ordering::Relaxed),
+            key_len,
+            key,
+            value_len,
+            value,
+        }))
+    }
+}
+
+/// Up to eight bytes as a word, filled up with zeros.
+fn word_of(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_ne_bytes(word)
+}
+
+fn is_key(entry: &Entry<'_>, key: &Key<'_>) -> Result<bool> {
+    let is_equal = entry.key_len == key.bytes.len()
+        && entry
+            .key
+            .iter()
+            .zip(key.bytes.chunks(8))
+            .all(|(word, bytes)| word.load(Ordering::Relaxed) == word_of(bytes));
+    if is_equal {
+        return Ok(true);
+    }
+    // All 64 bits of a keyed hash agree: most likely the same key, written differently.
+    let mut bytes = Vec::new();
+    copy_out(entry.key, entry.key_len, &mut bytes);
+    (key.is_same)(&bytes)
+}
+
+fn copy_out(words: &[AtomicU64], len: usize, bytes: &mut Vec<u8>) {
+    bytes.clear();
+    bytes.resize(words.len() * 8, 0);
+    for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+    }
+    bytes.truncate(len);
+}
+
+fn copy_in(words: &[AtomicU64], bytes: &[u8]) {
+    for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
+        word.store(word_of(bytes), Ordering::Relaxed);
+    }
+}
+
+/// A part of a map, locked until this is dropped.
+pub(crate) struct Part<'a> {
+    map: &'a Map,
+    line: &'a Line,
+    shard: usize,
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        self.line.lock.unlock();
+    }
+}
+
+impl Part<'_> {
+    fn owner(&self) -> u32 {
+        self.shard as u32
+    }
+
+    fn region(&self) -> Result<Option<Region<'_>>> {
+        self.map.region(self.line.region.load(Ordering::Relaxed))
+    }
+
+    fn extent(&self) -> Option<Extent> {
+        Extent::from_word(self.line.region.load(Ordering::Relaxed) & PLACE)
+    }
+
+    /// Puts right what a process that died with the lock has left.
+    fn mend(&self) -> Result<()> {
+        self.map.arena.sweep(self.owner(), self.extent());
+        let len = match self.region()? {
+            None => 0,
+            Some(region) => {
+                let slots = region.slots.iter().map(|slot| slot.load(Ordering::Relaxed));
+                slots.filter(|slot| *slot > REMOVED).count()
+            }
+        };
+        self.line.len.store(len as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the lock is this thread's: in a forked child it is the parent's.
+    fn check(&self) -> Result<()> {
+        if self.line.lock.is_mine() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Busy,
+            "a change to a shared map went on in a forked child; it is its parent's",
+        ))
+    }
+
+    /// Copies a key's value out. `false` if there is none.
+    pub(crate) fn get(&self, key: &Key<'_>, value: &mut Vec<u8>) -> Result<bool> {
+        let word = self.line.region.load(Ordering::Relaxed);
+        self.map.look(word, key, value)
+    }
+
+    /// Sets a key's value.
+    pub(crate) fn put(&self, key: &Key<'_>, value: &[u8]) -> Result<()> {
+        self.check()?;
+        if key.bytes.len() >= LEN_MAX || value.len() >= LEN_MAX {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "a key or value of 2 GiB or more does not fit into a shared map",
+            ));
+        }
+        let need = ENTRY_HEAD + key.bytes.len().div_ceil(8) + value.len().div_ceil(8);
+        if let Some(region) = self.region()? {
+            if self.put_into(&region, key, value, need)? {
+                return Ok(());
+            }
+        }
+        self.rebuild(need)?;
+        match self.region()? {
+            Some(region) if self.put_into(&region, key, value, need)? => Ok(()),
+            // There was room: somebody else has written to it.
+            _ => Err(corrupt("no room in a new region")),
+        }
+    }
+
+    /// `false` if there is no room.
+    fn put_into(
+        &self,
+        region: &Region<'_>,
+        key: &Key<'_>,
+        value: &[u8],
+        need: usize,
+    ) -> Result<bool> {
+        let words = region.words;
+        let first = (REGION_HEAD + region.slots.len()) as u64;
+        let used = words[USED].load(Ordering::Relaxed);
+        if used < first || used > words.len() as u64 {
+            return Err(corrupt("a region that is used up to nowhere"));
+        }
+        let at = used as usize;
+        let Some(room) = words.get(at..).and_then(|rest| rest.get(..need)) else {
+            return Ok(false);
+        };
+        let (found, free) = region.find(key)?;
+        let is_new = found.is_none();
+        let Some(slot) = found.map(|(slot, _)| slot).or(free) else {
+            return Ok(false);
+        };
+        if region.slots[slot].load(Ordering::Relaxed) == EMPTY {
+            let filled = words[FILLED].load(Ordering::Relaxed).saturating_add(1);
+            if filled.saturating_mul(4) > region.slots.len() as u64 * 3 {
+                return Ok(false);
+            }
+            words[FILLED].store(filled, Ordering::Relaxed);
+        }
+        // First: whoever is killed after it has lost these words, until entries are moved.
+        words[USED].store(used + need as u64, Ordering::Relaxed);
+        let (head, rest) = room.split_at(ENTRY_HEAD);
+        let (key_words, value_words) = rest.split_at(key.bytes.len().div_ceil(8));
+        head[0].store(key.hash, Ordering::Relaxed);
+        head[1].store(
+            key.bytes.len() as u64 | (value.len() as u64) << 32,
+            Ordering::Relaxed,
+        );
+        copy_in(key_words, key.bytes);
+        copy_in(value_words, value);
+        // From here on everybody sees it, all of it.
+        region.slots[slot].store(at as u64 | key.hash >> 32 << 32, Ordering::Release);
+        if is_new {
+            let len = self.line.len.load(Ordering::Relaxed);
+            self.line.len.store(len.wrapping_add(1), Ordering::Relaxed);
+        }
+        Ok(true)
+    }
+
+    /// Moves the entries to a new region, with room for as many again and for `need` words.
+    fn rebuild(&self, need: usize) -> Result<()> {
+        let old = self.region()?;
+        let (mut entries, mut words) = (0usize, 0usize);
+        if let Some(region) = &old {
+            for slot in region.slots {
+                if let Some(entry) = region.entry(slot.load(Ordering::Relaxed))? {
+                    entries += 1;
+                    words = words.saturating_add(entry.words());
+                }
+            }
+            // Slots that name the same words would ask for memory without bounds.
+            if words > region.words.len() {
+                return Err(corrupt("entries that overlap"));
+            }
+        }
+        let bits = ((entries + 1) * 2)
+            .next_power_of_two()
+            .ilog2()
+            .max(SLOT_BITS_MIN);
+        let wanted = (REGION_HEAD + (1 << bits))
+            .saturating_add(words.saturating_mul(2))
+            .saturating_add(need.saturating_mul(2));
+        let class = Extent::class_for(wanted).ok_or_else(|| {
+            Error::new(
+                ErrorKind::OutOfMemory,
+                "a part of a shared map would be larger than 32 GiB",
+            )
+        })?;
+        let extent = self.map.arena.alloc(class, self.owner())?;
+        let moved = self
+            .map
+            .arena
+            .words(extent)
+            .and_then(|new| fill(new, bits, old.as_ref()));
+        if let Err(error) = moved {
+            self.map.arena.free(extent, self.owner());
+            return Err(error);
+        }
+        self.replace(extent.to_word());
+        Ok(())
+    }
+
+    /// Has the part use another region, or none, and gives the one before back.
+    fn replace(&self, place: u64) {
+        let before = self.line.region.load(Ordering::Relaxed);
+        let count = (before >> PLACE_BITS).wrapping_add(1) << PLACE_BITS;
+        let extent = self.extent();
+        self.line.region.store(place | count, Ordering::Release);
+        if let Some(extent) = extent {
+            self.map.arena.free(extent, self.owner());
+        }
+    }
+
+    /// Removes a key; whether it was there.
+    pub(crate) fn remove(&self, key: &Key<'_>) -> Result<bool> {
+        self.check()?;
+        let Some(region) = self.region()? else {
+            return Ok(false);
+        };
+        let (Some((slot, _)), _) = region.find(key)? else {
+            return Ok(false);
+        };
+        region.slots[slot].store(REMOVED, Ordering::Release);
+        let len = self.line.len.load(Ordering::Relaxed);
+        self.line.len.store(len.wrapping_sub(1), Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn clear(&self) -> Result<()> {
+        self.check()?;
+        self.replace(0);
+        self.line.len.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Writes a region: its head, empty slots, and the entries of the old one.
+fn fill(new: &[AtomicU64], bits: u32, old: Option<&Region<'_>>) -> Result<()> {
+    // A reader that still takes these words for those of a region before, and sees any that is
+    // stored here, then sees as well that the part has got another region.
+    fence(Ordering::Release);
+    let slots = 1usize << bits;
+    for slot in &new[REGION_HEAD..REGION_HEAD + slots] {
+        slot.store(EMPTY, Ordering::Relaxed);
+    }
+    let mut used = REGION_HEAD + slots;
+    let mut filled = 0;
+    for slot in old.map_or(&[][..], |old| old.slots) {
+        let seen = slot.load(Ordering::Relaxed);
+        let Some(entry) = old.map_or(Ok(None), |old| old.entry(seen))? else {
+            continue;
+        };
+        let words = entry.words();
+        let room = new.get(used..used + words);
+        let free = (0..slots)
+            .map(|step| REGION_HEAD + ((entry.hash as usize).wrapping_add(step) & (slots - 1)))
+            .find(|at| new[*at].load(Ordering::Relaxed) == EMPTY);
+        let (Some(room), Some(free)) = (room, free) else {
+            return Err(corrupt("entries that grow"));
+        };
+        let lens = entry.key_len as u64 | (entry.value_len as u64) << 32;
+        room[0].store(entry.hash, Ordering::Relaxed);
+        room[1].store(lens, Ordering::Relaxed);
+        for (to, from) in room[ENTRY_HEAD..]
+            .iter()
+            .zip(entry.key.iter().chain(entry.value))
+        {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        new[free].store(used as u64 | entry.hash >> 32 << 32, Ordering::Relaxed);
+        used += words;
+        filled += 1;
+    }
+    new[USED].store(used as u64, Ordering::Relaxed);
+    new[FILLED].store(filled, Ordering::Relaxed);
+    new[SLOT_BITS].store(u64::from(bits), Ordering::Relaxed);
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! Names in `/dev/shm` do not outlive the process that made them, however it ends.
+//!
+//! A process cannot clean up after its own SIGKILL. The first time that it makes a named
+//! memory it therefore starts a helper: this program again, which does nothing but watch its
+//! parent. The helper is told each name before it exists, and when the parent has ended it
+//! removes those that are left.
+//!
+//! | Message | Bytes |
+//! |---|---|
+//! | watch | 1, device (8), inode (8), length of the name (1), name |
+//! | forget | 2, the same |
+//!
+//! Nothing is answered: what lies in the socket is read also after its sender has died. A
+//! helper that does not take its messages is replaced, and told everything again. A name is
+//! removed only while it is that of the same file. Since the helper watches the parent's
+//! end itself, copies of the socket in forked children do not matter.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::sys::named::{self, Identity};
+use crate::sys::process::{self, Sig, Started};
+use crate::sys::socket::{self, Interest};
+use crate::sys::thread;
+
+/// What a program that was started as the helper is told to be.
+pub(crate) const ROLE: &str = "names";
+/// The helper's name in `ps`.
+const NAME: &str = "bunshin-shm";
+
+const WATCH: u8 = 1;
+const FORGET: u8 = 2;
+/// How long a helper may leave its messages lie before it is replaced.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a message before the name.
+const HEAD: usize = 18;
+
+/// A name and the file that has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    identity: Identity,
+    name: String,
+}
+
+impl Entry {
+    fn message(&self, kind: u8) -> Vec<u8> {
+        let mut bytes = vec![kind];
+        bytes.extend(self.identity.device.to_ne_bytes());
+        bytes.extend(self.identity.inode.to_ne_bytes());
+        bytes.push(self.name.len() as u8);
+        bytes.extend(self.name.as_bytes());
+        bytes
+    }
+
+    /// The first message in `bytes`, if all of it is there, and how many bytes it takes.
+    fn parse(bytes: &[u8]) -> Option<(u8, Self, usize)> {
+        let len = HEAD + usize::from(*bytes.get(HEAD - 1)?);
+        let number = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let entry = Self {
+            identity: Identity {
+                device: number(1)?,
+                inode: number(9)?,
+            },
+            name: String::from_utf8_lossy(bytes.get(HEAD..len)?).into_owned(),
+        };
+        Some((bytes[0], entry, len))
+    }
+
+    /// Removes the name, if it still is that of this file.
+    fn remove(&self) {
+        if Identity::of_name(&self.name).is_ok_and(|now| now == self.identity) {
+            let _ = named::unlink(&self.name);
+        }
+    }
+}
+
+struct Tracker {
+    helper: Option<(OwnedFd, Started)>,
+    names: Vec<Entry>,
+    generation: u32,
+}
+
+static TRACKER: Mutex<Option<Tracker>> = Mutex::new(None);
+
+/// Has the name removed when this process ends. To be called before the name exists.
+pub(crate) fn watch(name: &str, identity: Identity) -> Result<()> {
+    let entry = Entry {
+        identity,
+        name: name.to_owned(),
+    };
+    with(|tracker| {
+        let message = entry.message(WATCH);
+        tracker.names.push(entry);
+        tracker.tell(&message).inspect_err(|_| {
+            tracker.names.pop();
+        })
+    })
+}
+
+/// Leaves the name alone from now on.
+pub(crate) fn forget(name: &str, identity: Identity) {
+    with(|tracker| {
+        let Some(at) = tracker
+            .names
+            .iter()
+            .position(|entry| entry.identity == identity && entry.name == name)
+        else {
+            return;
+        };
+        let entry = tracker.names.swap_remove(at);
+        // Without a helper there is nobody who would have to forget it.
+        if let Some((socket, _)) = &tracker.helper {
+            if !send(socket, &entry.message(FORGET)) {
+                let _ = tracker.replace();
+            }
+        }
+    });
+}
+
+fn with<R>(work: impl FnOnce(&mut Tracker) -> R) -> R {
+    let mut slot = TRACKER.lock().unwrap_or_else(PoisonError::into_inner);
+    let generation = thread::generation();
+    // The names that a forked child has inherited are its parent's, as is the helper.
+    if slot
+        .as_ref()
+        .is_none_or(|tracker| tracker.generation != generation)
+    {
+        *slot = Some(Tracker {
+            helper: None,
+            names: Vec::new(),
+            generation,
+        });
+    }
+    work(slot.as_mut().expect("it was put there"))
+}
+
+/// Sends a message; `false` if the helper does not take it.
+fn send(socket: &OwnedFd, mut message: &[u8]) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while !message.is_empty() {
+        match socket::send(socket.as_fd(), message, &[], false) {
+            Ok(sent) => message = &message[sent..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let watched = [(socket.as_fd(), Interest::Any)];
+                if !socket::poll(&watched, Some(deadline), &mut Vec::new()).is_ok_and(|n| n > 0) {
+                    return false;
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+impl Tracker {
+    fn tell(&mut self, message: &[u8]) -> Result<()> {
+        match &self.helper {
+            Some((socket, _)) if send(socket, message) => Ok(()),
+            _ => self.replace(),
+        }
+    }
+
+    /// Starts a helper, which is told all names.
+    fn replace(&mut self) -> Result<()> {
+        let failed = |error| Error::os("start the process that removes names", error);
+        let (ours, theirs) = socket::pair().map_err(failed)?;
+        let process = process::start_apart(ROLE, theirs.as_fd()).map_err(failed)?;
+        drop(theirs);
+        let is_told = self
+            .names
+            .iter()
+            .all(|entry| send(&ours, &entry.message(WATCH)));
+        let new = (ours, process);
+        if !is_told {
+            end(&new);
+            return Err(failed(io::ErrorKind::TimedOut.into()));
+        }
+        // Only now: if this process is killed before, the old one still knows what it knew.
+        if let Some(old) = self.helper.replace(new) {
+            end(&old);
+        }
+        Ok(())
+    }
+}
+
+/// Ends a helper before its socket is closed, which it must not take for the end of its parent.
+fn end((_, process): &(OwnedFd, Started)) {
+    let _ = process::signal(process.pidfd.as_fd(), Sig::KILL);
+    let _ = process::wait(process.pidfd.as_fd(), true);
+}
+
+/// What the helper does: it waits for its parent's end.
+pub(crate) fn serve(control: OwnedFd, parent: u32) -> ! {
+    process::set_thread_name(NAME);
+    process::step_aside();
+    let parent_end = process::watch_parent(parent).ok().flatten();
+    let mut names = Vec::new();
+    let mut unread = Vec::new();
+    while let Some(end) = &parent_end {
+        let watched = [
+            (control.as_fd(), Interest::Readable),
+            (end.as_fd(), Interest::Readable),
+        ];
+        let mut ready = Vec::new();
+        let polled = socket::poll(&watched, None, &mut ready);
+        if polled.is_err() || ready.get(1) == Some(&true) {
+            break;
+        }
+        if !read(&control, &mut unread, &mut names) {
+            break;
+        }
+    }
+    // What it said last.
+    read(&control, &mut unread, &mut names);
+    for entry in &names {
+        entry.remove();
+    }
+    process::exit_now(0)
+}
+
+/// Reads all that is there; `false` if nothing will come any more.
+fn read(control: &OwnedFd, unread: &mut Vec<u8>, names: &mut Vec<Entry>) -> bool {
+    let mut bytes = [0; 4096];
+    let open = loop {
+        match socket::receive(control.as_fd(), &mut bytes, &mut Vec::new(), false) {
+            Ok(0) => break false,
+            Ok(len) => unread.extend_from_slice(&bytes[..len]),
+            Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
+        }
+    };
+    let mut at = 0;
+    while let Some((kind, entry, len)) = Entry::parse(&unread[at..]) {
+        at += len;
+        match kind {
+            WATCH => names.push(entry),
+            FORGET => names.retain(|known| *known != entry),
+            _ => {}
+        }
+    }
+    unread.drain(..at);
+    open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_read_whole_or_not_at_all() {
+        let entry = Entry {
+            identity: Identity {
+                device: 5,
+                inode: u64::MAX,
+            },
+            name: "n".repeat(255),
+        };
+        let bytes = entry.message(WATCH);
+        for cut in 0..bytes.len() {
+            assert!(Entry::parse(&bytes[..cut]).is_none(), "{cut}");
+        }
+        assert_eq!(Entry::parse(&bytes), Some((WATCH, entry, bytes.len())));
+    }
+}
