@@ -23,6 +23,8 @@ pub enum ErrorKind {
     TypeMismatch,
     /// Bytes from a peer break the protocol.
     Corrupt,
+    /// A peer could not show that it has the same key, or that it is who it has to be.
+    Authentication,
     /// There is no memory for it.
     OutOfMemory,
     /// The process has other threads, and a fork would copy the locks they hold.

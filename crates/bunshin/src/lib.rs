@@ -29,6 +29,7 @@
 //! | run a closure that borrows | [`scope`] | – |
 //! | copy this process | [`fork()`] | `os.fork` |
 //! | talk | [`pipe`], [`channel`], [`duplex`] | `Pipe` |
+//! | talk to other programs | [`Listener`], [`Client`] | `connection.Listener`, `connection.Client` |
 //! | wait for many at once | [`wait`] | `connection.wait` |
 //! | share a number or an array | [`Value`], [`Array`] | `Value`, `Array` |
 //! | the same without a lock | [`RawValue`], [`RawArray`] | `RawValue`, `RawArray` |
@@ -111,9 +112,12 @@ mod sys;
 mod transport;
 
 pub use codec::buffer::Buffer;
+#[cfg(feature = "tls")]
+pub use connection::tls;
 pub use connection::{
-    Connection, Iter, Receiver, RecvError, RecvTimeoutError, SendError, Sender, TryRecvError,
-    TrySendError, Waitable, channel, duplex, pipe, wait,
+    Address, Client, ClientBuilder, Connection, Iter, Listener, ListenerBuilder, Receiver,
+    RecvError, RecvTimeoutError, SendError, Sender, StreamConnection, TryRecvError, TrySendError,
+    Waitable, channel, duplex, pipe, wait,
 };
 pub use context::Context;
 pub use error::{Error, ErrorKind, Result};

@@ -82,6 +82,19 @@ impl Outgoing {
         }
     }
 
+    /// Runs `encode`, during which nothing can be attached, also not to a message that is
+    /// being encoded around it.
+    pub(crate) fn none<R>(encode: impl FnOnce() -> R) -> R {
+        struct Back(Vec<Outgoing>);
+        impl Drop for Back {
+            fn drop(&mut self) {
+                OUTGOING.with_borrow_mut(|stack| std::mem::swap(stack, &mut self.0));
+            }
+        }
+        let _back = Back(OUTGOING.take());
+        encode()
+    }
+
     /// Has the encoding that is under way end with this error; gives the words for `serde`.
     pub(crate) fn fail(error: Error) -> String {
         let words = error.to_string();
@@ -199,6 +212,19 @@ impl Incoming {
     pub(crate) fn with_blocks(mut self, blocks: Vec<Block>) -> Self {
         self.blocks = blocks.into_iter().map(Some).collect();
         self
+    }
+
+    /// Runs `decode`, for which nothing came, also not with a message that is being decoded
+    /// around it.
+    pub(crate) fn none<R>(decode: impl FnOnce() -> R) -> R {
+        struct Back(Vec<Incoming>);
+        impl Drop for Back {
+            fn drop(&mut self) {
+                INCOMING.with_borrow_mut(|stack| std::mem::swap(stack, &mut self.0));
+            }
+        }
+        let _back = Back(INCOMING.take());
+        decode()
     }
 
     /// Runs `decode`, which may take what came.

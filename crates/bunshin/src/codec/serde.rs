@@ -55,6 +55,20 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], incoming: &mut Incoming)
     incoming.provide(|| decode_alone(bytes))
 }
 
+/// The bytes of a value for another program: nothing can go beside them.
+pub(crate) fn encode_for_others<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
+    Outgoing::none(|| {
+        let mut bytes = Vec::new();
+        encode_alone(value, &mut bytes)?;
+        Ok(bytes)
+    })
+}
+
+/// Makes a value of bytes of another program, which nothing came beside.
+pub(crate) fn decode_of_others<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    Incoming::none(|| decode_alone(bytes))
+}
+
 /// Tells types apart in messages: two processes of the same binary agree on it.
 pub(crate) fn tag<T: ?Sized>() -> u32 {
     let mut hash = 0x811c_9dc5_u32;

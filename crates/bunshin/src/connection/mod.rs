@@ -1,20 +1,36 @@
-//! Typed pipes between processes.
+//! Typed pipes between processes, and connections to other programs.
 //!
 //! - `pipe`: how pipes are made.
 //! - `sender`, `receiver`, `duplex`: the ends.
 //! - `outcome`: the errors that callers branch on.
+//! - `address`, `listener`, `client`: connections to programs that are no children.
+//! - `greeting`, `auth`: what both ends do before they believe each other.
+//! - `stream`: such a connection.
+//! - `tls`: TLS for it, from files.
 //! - `wait`: many connections and processes at once.
 
+mod address;
+mod auth;
+mod client;
 mod duplex;
+mod greeting;
+mod listener;
 pub(crate) mod outcome;
 mod pipe;
 mod receiver;
 mod sender;
+mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod wait;
 
+pub use address::Address;
+pub use client::{Client, ClientBuilder};
 pub use duplex::Connection;
+pub use listener::{Listener, ListenerBuilder};
 pub use outcome::{RecvError, RecvTimeoutError, SendError, TryRecvError, TrySendError};
 pub use pipe::{channel, duplex, pipe};
 pub use receiver::{Iter, Receiver};
 pub use sender::Sender;
+pub use stream::StreamConnection;
 pub use wait::{Waitable, wait};

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::duplex::Connection;
 use super::receiver::Receiver;
+use super::stream::StreamConnection;
 use crate::error::{Error, Result};
 use crate::process::Process;
 use crate::sys::socket::{self, Interest};
 use crate::transport::Patience;
 
-/// What [`wait`] can wait for: a [`Receiver`] or [`Connection`] that has something to
-/// receive, a [`Process`] that has ended.
+/// What [`wait`] can wait for: a [`Receiver`], [`Connection`] or [`StreamConnection`] that has
+/// something to receive, a [`Process`] that has ended.
 pub trait Waitable: sealed::Watch {}
 
 mod sealed {
@@ -56,6 +57,23 @@ impl<S, R> sealed::Watch for Connection<S, R> {
 
     fn end(&self, was_readable: bool) -> Result<bool> {
         self.receiver().end(was_readable)
+    }
+}
+
+impl<S, R> Waitable for StreamConnection<S, R> {}
+
+impl<S, R> sealed::Watch for StreamConnection<S, R> {
+    fn begin(&self) -> bool {
+        // What goes wrong here goes wrong at the end as well, and is told there.
+        self.link().poll(Patience::Never).unwrap_or(false)
+    }
+
+    fn handle(&self) -> BorrowedFd<'_> {
+        self.link().wire().socket()
+    }
+
+    fn end(&self, _was_readable: bool) -> Result<bool> {
+        self.link().poll(Patience::Never)
     }
 }
 

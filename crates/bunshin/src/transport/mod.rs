@@ -2,9 +2,15 @@
 
 pub(crate) mod channel;
 pub(crate) mod frame;
+pub(crate) mod link;
+pub(crate) mod prefixed;
 pub(crate) mod receiver;
 pub(crate) mod sender;
 pub(crate) mod stream;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+pub(crate) mod turn;
+pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,7 @@
 pub(crate) mod image;
 pub(crate) mod memory;
 pub(crate) mod named;
+pub(crate) mod network;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod socket;

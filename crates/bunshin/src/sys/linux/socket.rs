@@ -117,6 +117,8 @@ pub(crate) enum Interest {
     Readable,
     /// Room to write, something to read, or the peer gone.
     Any,
+    /// Room to write, or the peer gone.
+    Writable,
 }
 
 /// Waits until a handle is ready or the deadline has passed; says which are ready.
@@ -133,6 +135,7 @@ pub(crate) fn poll(
             let flags = match interest {
                 Interest::Readable => PollFlags::IN,
                 Interest::Any => PollFlags::IN | PollFlags::OUT,
+                Interest::Writable => PollFlags::OUT,
             };
             PollFd::from_borrowed_fd(*fd, flags)
         })
