@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::measure::Result;
 use crate::peers::{
-    bare, bunshin, crossmist, iceoryx2, ipc_channel, memcpy, procspawn, rayon, ring,
+    bare, bunshin, crossmist, iceoryx2, ipc_channel, memcpy, procspawn, rayon, ring, shared_memory,
 };
 use crate::workload::{Pattern, Work};
 
@@ -133,6 +133,12 @@ const STARTS: &[Entry] = &[
     peer("procspawn", procspawn::spawn_start),
     peer("crossmist", crossmist::run_start),
     peer("ipc-channel one-shot", ipc_channel::one_shot_start),
+];
+
+const MEMORIES: &[Entry] = &[
+    ours("bunshin", shared_memory::memory),
+    ours("bunshin, named", shared_memory::named_memory),
+    peer("shm_open, ftruncate, mmap", shared_memory::bare_named),
 ];
 
 const MAP_SUM: &[Entry] = &[
@@ -347,6 +353,85 @@ pub const ROWS: &[Row] = &[
         work: arrays(true, true),
         time_limit: LONG,
         entries: MAP_CHANGED,
+        goals: &[],
+    },
+    Row {
+        name: "shared-map-get",
+        title: "Shared map of 10,000 numbers: get",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", shared_memory::map_get),
+            peer("Mutex<HashMap> (threads)", shared_memory::mutex_get),
+            peer("dashmap (threads)", shared_memory::dashmap_get),
+            peer("CPython Manager().dict()", shared_memory::manager_get),
+        ],
+        goals: &[goal("bunshin", Limit::Number(5.0))],
+    },
+    Row {
+        name: "shared-map-get-two",
+        title: "The same by two readers at a time, both counted",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", shared_memory::map_get_by_two),
+            peer("dashmap (threads)", shared_memory::dashmap_get_by_two),
+        ],
+        goals: &[goal(
+            "bunshin",
+            Limit::TimesInRow(1.0 / 1.5, "shared-map-get", "bunshin"),
+        )],
+    },
+    Row {
+        name: "shared-map-get-text",
+        title: "Shared map of 10,000 short strings: get",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", shared_memory::map_get_text),
+            peer("dashmap (threads)", shared_memory::dashmap_get_text),
+        ],
+        goals: &[goal("bunshin", Limit::Number(5.0))],
+    },
+    Row {
+        name: "shared-map-insert",
+        title: "Shared map of 10,000 numbers: insert over an entry",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", shared_memory::map_insert),
+            peer("Mutex<HashMap> (threads)", shared_memory::mutex_insert),
+            peer("dashmap (threads)", shared_memory::dashmap_insert),
+            peer("CPython Manager().dict()", shared_memory::manager_insert),
+        ],
+        goals: &[],
+    },
+    Row {
+        name: "shared-memory-64k",
+        title: "Shared memory of 64 KiB: made, mapped, each page written, let go of",
+        unit: Unit::Micros,
+        work: Work {
+            size_bytes: 64 * KIB,
+            ..Work::NONE
+        },
+        time_limit: SHORT,
+        entries: MEMORIES,
+        goals: &[],
+    },
+    Row {
+        name: "shared-memory-16m",
+        title: "The same, of 16 MiB",
+        unit: Unit::Micros,
+        work: Work {
+            size_bytes: 16 * MIB,
+            ..Work::NONE
+        },
+        time_limit: SHORT,
+        entries: MEMORIES,
         goals: &[],
     },
 ];

@@ -10,6 +10,7 @@ pub mod memcpy;
 pub mod procspawn;
 pub mod rayon;
 pub mod ring;
+pub mod shared_memory;
 
 use std::ffi::OsString;
 

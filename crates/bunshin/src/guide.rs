@@ -2,3 +2,9 @@
 
 #[doc = include_str!("../../../docs/guide/pool.md")]
 mod pool {}
+
+#[doc = include_str!("../../../docs/guide/shared_memory.md")]
+mod shared_memory {}
+
+#[doc = include_str!("../../../docs/guide/shared_map.md")]
+mod shared_map {}

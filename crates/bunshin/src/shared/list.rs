@@ -295,7 +295,10 @@ impl ShareableList {
     }
 
     fn slot(&self, position: usize) -> Result<(usize, usize)> {
-        match (self.bounds.get(position), self.bounds.get(position + 1)) {
+        let end = position
+            .checked_add(1)
+            .and_then(|next| self.bounds.get(next));
+        match (self.bounds.get(position), end) {
             (Some(start), Some(end)) => Ok((*start, end - start)),
             _ => Err(Error::new(
                 ErrorKind::InvalidInput,

@@ -67,7 +67,7 @@ use crate::sys::socket;
 #[doc(alias = "dict")]
 pub struct SharedMap<K, V> {
     map: Arc<Map>,
-    types: PhantomData<fn(K, V) -> (K, V)>,
+    types: PhantomData<fn() -> (K, V)>,
 }
 
 /// Bytes that a thread uses for one operation after the other.

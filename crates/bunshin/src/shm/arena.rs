@@ -36,7 +36,7 @@ const READY: u64 = 1 << 32;
 const OWNER: u64 = READY - 1;
 
 /// The smallest extent, as a power of two.
-pub(crate) const CLASS_MIN: u32 = if cfg!(loom) { 9 } else { 12 };
+pub(crate) const CLASS_MIN: u32 = if cfg!(loom) { 8 } else { 12 };
 /// The largest extent, as a power of two: 32 GiB.
 pub(crate) const CLASS_MAX: u32 = 35;
 /// Offsets are below this power of two.
@@ -171,6 +171,7 @@ impl Arena {
         let extent = Extent::from_word(place.load(Ordering::Relaxed)).ok_or_else(corrupt)?;
         let before = state.load(Ordering::Relaxed) & READY;
         state.store(owned | before, Ordering::Relaxed);
+        super::step();
         if before == 0 {
             // Also again, where a process was killed in the middle of this.
             if let Err(error) = self
@@ -244,6 +245,12 @@ impl Arena {
         }
     }
 
+    /// What the kernel does to the lock when the thread that calls this has been killed.
+    #[cfg(loom)]
+    pub(super) fn thread_ended(&self) {
+        self.head().lock.thread_ended();
+    }
+
     /// How many extents are free, and how many an owner has.
     #[cfg(test)]
     pub(crate) fn count(&self, owner: u32) -> (usize, usize) {
@@ -310,6 +317,10 @@ mod mapped {
         #[inline]
         pub(super) fn words(&self, segment: &Segment, extent: Extent) -> Result<&[AtomicU64]> {
             let len = 1u64 << extent.class;
+            // What lies before the extents, the locks above all, is none.
+            if extent.offset < segment.len() as u64 {
+                return Err(corrupt());
+            }
             if extent.offset + len > self.size.load(Ordering::Relaxed) {
                 self.look_at_size(segment, extent.offset + len)?;
             }

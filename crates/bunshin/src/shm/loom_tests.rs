@@ -12,6 +12,7 @@ mod condition;
 mod event;
 mod heap;
 mod lock;
+mod map;
 mod ring;
 mod semaphore;
 mod table;

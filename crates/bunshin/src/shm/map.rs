@@ -246,6 +246,21 @@ impl Map {
     }
 }
 
+#[cfg(loom)]
+impl Map {
+    /// What the kernel does to the locks when the thread that calls this has been killed.
+    pub(super) fn thread_ended(&self) {
+        self.arena.thread_ended();
+        (0..SHARDS).for_each(|shard| self.line(shard).lock.thread_ended());
+    }
+
+    pub(super) fn extents_in_use(&self) -> usize {
+        (0..SHARDS as u32)
+            .map(|shard| self.arena.count(shard).1)
+            .sum()
+    }
+}
+
 /// What a part's extent holds.
 struct Region<'a> {
     words: &'a [AtomicU64],
@@ -383,6 +398,10 @@ pub(crate) struct Part<'a> {
 
 impl Drop for Part<'_> {
     fn drop(&mut self) {
+        // A model's thread that is killed unwinds, and gives nothing back.
+        if cfg!(loom) && std::thread::panicking() {
+            return;
+        }
         self.line.lock.unlock();
     }
 }
@@ -486,6 +505,7 @@ impl Part<'_> {
         }
         // First: whoever is killed after it has lost these words, until entries are moved.
         words[USED].store(used + need as u64, Ordering::Relaxed);
+        super::step();
         let (head, rest) = room.split_at(ENTRY_HEAD);
         let (key_words, value_words) = rest.split_at(key.bytes.len().div_ceil(8));
         head[0].store(key.hash, Ordering::Relaxed);
@@ -495,8 +515,10 @@ impl Part<'_> {
         );
         copy_in(key_words, key.bytes);
         copy_in(value_words, value);
+        super::step();
         // From here on everybody sees it, all of it.
         region.slots[slot].store(at as u64 | key.hash >> 32 << 32, Ordering::Release);
+        super::step();
         if is_new {
             let len = self.line.len.load(Ordering::Relaxed);
             self.line.len.store(len.wrapping_add(1), Ordering::Relaxed);
@@ -552,7 +574,9 @@ impl Part<'_> {
         let before = self.line.region.load(Ordering::Relaxed);
         let count = (before >> PLACE_BITS).wrapping_add(1) << PLACE_BITS;
         let extent = self.extent();
+        super::step();
         self.line.region.store(place | count, Ordering::Release);
+        super::step();
         if let Some(extent) = extent {
             self.map.arena.free(extent, self.owner());
         }
@@ -622,4 +646,139 @@ fn fill(new: &[AtomicU64], bits: u32, old: Option<&Region<'_>>) -> Result<()> {
     new[FILLED].store(filled, Ordering::Relaxed);
     new[SLOT_BITS].store(u64::from(bits), Ordering::Relaxed);
     Ok(())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::layout::HEADER;
+    use super::super::segment::View;
+    use super::*;
+    use crate::sys::memory::{self, Mapping};
+
+    fn numbers(mut state: u64) -> impl FnMut(u64) -> u64 {
+        move |below| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        }
+    }
+
+    fn with_key<R>(n: u64, work: impl FnOnce(&Key<'_>) -> R) -> R {
+        // Few parts, and keys that meet in their slots.
+        let hash = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !(0x3e << 26);
+        work(&Key {
+            hash,
+            bytes: &n.to_ne_bytes()[..1 + n as usize % 8],
+            is_same: &|_| Ok(false),
+        })
+    }
+
+    fn operate(map: &Map, random: &mut impl FnMut(u64) -> u64) -> Result<()> {
+        let mut value = Vec::new();
+        let key = random(200);
+        match random(8) {
+            0..=3 => with_key(key, |key| {
+                let bytes = vec![1; random(60) as usize];
+                map.lock(key.hash)?.put(key, &bytes)
+            })?,
+            4 => drop(with_key(key, |key| map.lock(key.hash)?.remove(key))?),
+            5 => drop(map.entries(random(SHARDS as u64) as usize)?),
+            6 if random(20) == 0 => map.clear()?,
+            6 => map.lock_part(random(SHARDS as u64) as usize)?.mend()?,
+            _ => drop(with_key(key, |key| map.get(key, &mut value))?),
+        }
+        map.len();
+        Ok(())
+    }
+
+    /// Whether a word belongs to a lock, whose links the kernel and the owner trust.
+    fn is_lock(offset: usize) -> bool {
+        let in_line = |from: usize| offset >= from && (offset - from) % SHARD_LINE < 40;
+        (MAP_ARENA..MAP_ARENA + 40).contains(&offset) || (offset < MAP_FIXED && in_line(MAP_SHARDS))
+    }
+
+    #[test]
+    fn nonsense_in_the_memory_is_an_error_at_most() {
+        let mut random = numbers(0x5eed_1234_5678_9abd);
+        let (mut fine, mut failed) = (0, 0);
+        for _ in 0..300 {
+            let map = Map::create((1, 2)).unwrap();
+            for _ in 0..random(400) {
+                operate(&map, &mut random).unwrap();
+            }
+            for _ in 0..40 {
+                let len = memory::len(map.fd()).unwrap().min(4 << 20) as usize;
+                let all = Mapping::ahead(map.fd(), 0, len).unwrap();
+                for _ in 0..=random(4) {
+                    // Mostly where something is: the table, the lines, the start of an extent.
+                    let offset = match random(4) {
+                        0 => MAP_ARENA + random(200) as usize * 8,
+                        1 => MAP_SHARDS + random((SHARDS * SHARD_LINE / 8) as u64) as usize * 8,
+                        2 => (MAP_FIXED + random(600) as usize * 8).min(len - 8),
+                        _ => HEADER + random((len - HEADER) as u64 / 8) as usize * 8,
+                    };
+                    if is_lock(offset) {
+                        continue;
+                    }
+                    let word: &AtomicU64 = View(&all).at(offset);
+                    let old = word.load(Ordering::Relaxed);
+                    let new = match random(6) {
+                        0 => 0,
+                        1 => u64::MAX,
+                        2 => old ^ 1 << random(64),
+                        3 => random(1 << 20),
+                        4 => old.wrapping_add(random(64)).wrapping_sub(32),
+                        _ => random(u64::MAX) >> random(64),
+                    };
+                    // Places far away are memory that nobody has: only a full machine is
+                    // an error there.
+                    if offset < MAP_SHARDS + SHARDS * SHARD_LINE && new >> 30 & 0x3_ffff != 0 {
+                        continue;
+                    }
+                    word.store(new, Ordering::Relaxed);
+                }
+                for _ in 0..20 {
+                    match operate(&map, &mut random) {
+                        Ok(()) => fine += 1,
+                        Err(_) => failed += 1,
+                    }
+                }
+            }
+        }
+        assert!(
+            fine > 1000 && failed > 1000,
+            "{fine} went well, {failed} did not"
+        );
+    }
+
+    #[test]
+    fn what_a_dead_process_had_allocated_comes_back() {
+        let map = Map::create((1, 2)).unwrap();
+        let put = |n| {
+            with_key(n, |key| {
+                map.lock(key.hash).unwrap().put(key, b"value").unwrap()
+            })
+        };
+        (0..200).for_each(put);
+        for shard in 0..SHARDS {
+            let part = map.lock_part(shard).unwrap();
+            let (_, before) = map.arena.count(part.owner());
+            let len = part.line.len.load(Ordering::Relaxed);
+            // As by a process that was killed before it put an extent to use, and before it counted.
+            map.arena.alloc(14, part.owner()).unwrap();
+            part.line.len.store(len + 5, Ordering::Relaxed);
+            assert_eq!(map.arena.count(part.owner()).1, before + 1);
+            part.line.lock.unlock_abandoned();
+            std::mem::forget(part);
+            let part = map.lock_part(shard).unwrap();
+            assert_eq!(map.arena.count(part.owner()).1, before);
+            assert_eq!(part.line.len.load(Ordering::Relaxed), len);
+        }
+        let mut value = Vec::new();
+        for n in 0..200 {
+            assert!(with_key(n, |key| map.get(key, &mut value)).unwrap());
+            assert_eq!(value, b"value");
+        }
+    }
 }

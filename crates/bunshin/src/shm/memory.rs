@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::segment::{Shared, View};
+use super::segment::Shared;
 use super::tracker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::memory::{self, Mapping};
@@ -47,7 +47,7 @@ use crate::sys::thread;
 /// use bunshin::{Process, SharedMemory};
 ///
 /// let memory = SharedMemory::new(1 << 20)?;
-/// let child = Process::start(|memory: SharedMemory| memory.write_at(4096, b"hello"), (memory.clone(),))?;
+/// let child = Process::start(|memory: SharedMemory| memory.write_at(4096, b"hello").is_ok(), (memory.clone(),))?;
 /// child.join()?;
 /// let mut bytes = [0; 5];
 /// memory.read_at(4096, &mut bytes)?;
@@ -436,7 +436,11 @@ impl SharedMemory {
                 ),
             ));
         }
-        Ok(View(&self.inner.map).at(offset))
+        // SAFETY: `check` checked the range.
+        let at = unsafe { self.as_ptr().add(offset) }.cast::<T>();
+        // SAFETY: in the mapping, which starts at a page, and aligned; any bytes are a valid `T`, which
+        // only changes through atomics.
+        Ok(unsafe { &*at })
     }
 
     /// The address of the first byte, for code of other languages.

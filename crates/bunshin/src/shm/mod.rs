@@ -29,5 +29,12 @@ use crate::sys::thread as system;
 #[path = "loom_system.rs"]
 mod system;
 
+/// A place at which a model's thread can be killed. Any is, in earnest.
+#[inline]
+fn step() {
+    #[cfg(loom)]
+    system::call();
+}
+
 #[cfg(all(test, loom))]
 mod loom_tests;
