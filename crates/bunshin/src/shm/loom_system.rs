@@ -35,6 +35,7 @@ struct Futexes {
 }
 
 loom::lazy_static! {
+    static ref STEPS: AtomicU32 = AtomicU32::new(0);
     static ref FUTEXES: Futexes = Futexes {
         sleepers: Mutex::new(Vec::new()),
         woken: Condvar::new(),
@@ -88,6 +89,16 @@ pub(super) fn call() {
 /// Whether this thread is being killed: then its destructors do nothing, as they do not run.
 pub(super) fn is_killed() -> bool {
     THREAD.with(|thread| thread.borrow().calls_left == Some(0)) && std::thread::panicking()
+}
+
+/// A place to be killed at, and to be interrupted at.
+///
+/// Loom interrupts a thread before an access that depends on another thread's last one to the
+/// same word, and knows the last access only: a writer that looks before it writes hides a
+/// reader that has looked before. Here all depend on each other. Relaxed, it orders nothing.
+pub(super) fn step() {
+    call();
+    STEPS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// What the kernel does to a lock when the thread that calls this has been killed.

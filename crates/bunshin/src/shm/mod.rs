@@ -13,6 +13,7 @@ pub(crate) mod layout;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memory;
+mod region;
 pub(crate) mod ring;
 #[cfg(not(loom))]
 pub(crate) mod segment;
@@ -29,11 +30,11 @@ use crate::sys::thread as system;
 #[path = "loom_system.rs"]
 mod system;
 
-/// A place at which a model's thread can be killed. Any is, in earnest.
+/// A place at which a model's thread can be killed, or another one go on. Any is, in earnest.
 #[inline]
 fn step() {
     #[cfg(loom)]
-    system::call();
+    system::step();
 }
 
 #[cfg(all(test, loom))]

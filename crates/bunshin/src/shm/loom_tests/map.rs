@@ -47,7 +47,7 @@ fn full() -> Arc<Map> {
 /// The region is left for another one, and taken again for a third.
 #[test]
 fn loom_map_is_read_while_entries_move() {
-    explore(3, || {
+    explore(2, || {
         let map = full();
         let writer = Arc::clone(&map);
         let writer = thread::spawn(move || {
@@ -65,8 +65,8 @@ fn loom_map_is_read_while_entries_move() {
 
 #[test]
 fn loom_map_outlives_a_writer() {
-    for kill_at in 0..30 {
-        explore(2, move || {
+    for kill_at in 0..40 {
+        explore(1, move || {
             let map = full();
             let dying = Arc::clone(&map);
             let dying = thread::spawn(move || {
