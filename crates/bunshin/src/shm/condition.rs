@@ -18,6 +18,7 @@
 //! | waiting | notified | a notifier, one for each of `n`, who then wakes the holder |
 //! | waiting | idle | the holder, when its time is over |
 //! | notified | idle | the holder, when it has the user's lock again |
+//! | waiting, notified | idle | who takes a dead holder's place; after notified, it notifies another |
 //!
 //! # No notification is lost
 //!
@@ -249,11 +250,19 @@ impl SharedCondition {
 
     /// Clears the place of a dead waiter, which is the caller's now.
     fn hand_on(&self, place: &Place) {
-        // In this order: should the caller die in between, somebody hands it on once more.
-        if place.bell.load(Ordering::SeqCst) == NOTIFIED {
-            self.ring(1);
+        // One step, as a notifier may be ringing this very bell: then another is to be rung.
+        if Self::leave(&place.bell).is_err() {
+            // In this order: should the caller die in between, somebody hands it on once more.
+            if place.bell.load(Ordering::SeqCst) == NOTIFIED {
+                self.ring(1);
+            }
+            place.bell.store(IDLE, Ordering::SeqCst);
         }
-        place.bell.store(IDLE, Ordering::SeqCst);
+    }
+
+    /// Makes a waiting bell idle.
+    fn leave(bell: &AtomicU32) -> Result<u32, u32> {
+        bell.compare_exchange(WAITING, IDLE, Ordering::SeqCst, Ordering::SeqCst)
     }
 }
 
@@ -294,23 +303,17 @@ impl Waiter<'_> {
             }
             if order <= self.condition.head().all_upto.load(Ordering::SeqCst) {
                 // Its notifier has not come so far, and may never.
-                let _ = Self::leave(place, NOTIFIED);
+                SharedCondition::ring_one(place);
                 return true;
             }
             if system::doze(&place.bell, WAITING, deadline) {
                 self.condition.look_for_the_dead();
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     // Whoever has been notified by now was notified in time.
-                    return Self::leave(place, IDLE).is_err();
+                    return SharedCondition::leave(&place.bell).is_err();
                 }
             }
         }
-    }
-
-    fn leave(place: &Place, to: u32) -> Result<u32, u32> {
-        place
-            .bell
-            .compare_exchange(WAITING, to, Ordering::SeqCst, Ordering::SeqCst)
     }
 }
 

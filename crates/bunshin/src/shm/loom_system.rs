@@ -21,6 +21,8 @@ struct Thread {
     calls_left: Option<u32>,
     pending: Option<usize>,
     list: Vec<usize>,
+    /// When it has looked again.
+    looked_at: u32,
 }
 
 loom::thread_local! {
@@ -31,7 +33,7 @@ loom::thread_local! {
 struct Futexes {
     sleepers: Mutex<Vec<(usize, u32)>>,
     woken: Condvar,
-    seconds_pass: Mutex<bool>,
+    now: Mutex<u32>,
 }
 
 loom::lazy_static! {
@@ -39,7 +41,7 @@ loom::lazy_static! {
     static ref FUTEXES: Futexes = Futexes {
         sleepers: Mutex::new(Vec::new()),
         woken: Condvar::new(),
-        seconds_pass: Mutex::new(false),
+        now: Mutex::new(0),
     };
 }
 
@@ -182,36 +184,32 @@ fn wake(word: &AtomicU32, count: u32) -> u32 {
     count - left
 }
 
-/// As [`futex_wait`]; once [`seconds_pass`], it is always time to look again.
+/// As [`futex_wait`]; after each call of [`seconds_pass`], a thread that dozes looks again once.
 pub(crate) fn doze(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
     if deadline.is_some() {
         return futex_wait(word, expected, deadline);
     }
     call();
-    let is_late = do_seconds_pass();
-    if is_late {
-        loom::thread::yield_now();
-    } else {
-        sleep(word, expected, do_seconds_pass);
-        call();
-    }
-    is_late || do_seconds_pass()
+    sleep(word, expected, is_late);
+    call();
+    let is_late = is_late();
+    THREAD.with(|thread| thread.borrow_mut().looked_at = now());
+    is_late
 }
 
-fn do_seconds_pass() -> bool {
-    *FUTEXES
-        .seconds_pass
-        .lock()
-        .expect("no panic while it is held")
+fn is_late() -> bool {
+    THREAD.with(|thread| thread.borrow().looked_at) < now()
 }
 
-/// From here on whoever dozes looks again, as it does each second.
+fn now() -> u32 {
+    *FUTEXES.now.lock().expect("no panic while it is held")
+}
+
+/// Whoever dozes looks again, as it does each second.
 pub(super) fn seconds_pass() {
-    *FUTEXES
-        .seconds_pass
-        .lock()
-        .expect("no panic while it is held") = true;
-    FUTEXES.sleepers().clear();
+    let mut sleepers = FUTEXES.sleepers();
+    *FUTEXES.now.lock().expect("no panic while it is held") += 1;
+    sleepers.clear();
     FUTEXES.woken.notify_all();
 }
 
