@@ -6,7 +6,7 @@ use loom::cell::UnsafeCell;
 use loom::thread;
 
 use super::super::condition::SharedCondition;
-use super::super::lock::RawLock;
+use super::super::lock::{RawLock, Taken};
 use super::super::system;
 use super::explore;
 
@@ -56,13 +56,14 @@ impl Stock {
     }
 
     fn put_one_if_there_is_none(&self) {
-        self.lock();
+        let taken = self.lock.lock(None).unwrap();
         let is_empty = self.items() == 0;
         if is_empty {
             self.set(1);
         }
         self.lock.unlock();
-        if is_empty {
+        // Whoever died with the lock may have been notified of what is still there.
+        if is_empty || taken == Taken::Abandoned {
             self.changed.notify(1);
         }
     }
