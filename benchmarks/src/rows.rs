@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::measure::Result;
 use crate::peers::{
-    bare, bunshin, crossmist, iceoryx2, ipc_channel, memcpy, procspawn, rayon, ring, shared_memory,
+    bare, bunshin, bunshin_sync, crossmist, iceoryx2, ipc_channel, memcpy, parking_lot, posix,
+    procspawn, rayon, ring, shared_memory,
 };
 use crate::workload::{Pattern, Work};
 
@@ -158,6 +159,24 @@ const MAP_CHANGED: &[Entry] = &[
     peer("ipc-channel shared", ipc_channel::map_changed),
     peer("bare ring, yielding", ring::map_changed),
     peer("rayon (threads)", rayon::map_changed),
+];
+
+const WAKE_UPS: &[Entry] = &[
+    ours("bunshin Condition", bunshin_sync::condition_round_trip),
+    ours("bunshin Event", bunshin_sync::event_round_trip),
+    ours("bunshin Semaphore", bunshin_sync::semaphore_round_trip),
+    peer("pthread_cond, robust", posix::condition_round_trip),
+    peer("sem_t", posix::semaphore_round_trip),
+    peer("parking_lot (threads)", parking_lot::round_trip),
+];
+
+const WAKE_UP_GOALS: &[Goal] = &[
+    goal(
+        "bunshin Condition",
+        Limit::Times(1.1, "pthread_cond, robust"),
+    ),
+    goal("bunshin Event", Limit::Times(1.1, "pthread_cond, robust")),
+    goal("bunshin Semaphore", Limit::Times(1.1, "sem_t")),
 ];
 
 pub const ROWS: &[Row] = &[
@@ -433,6 +452,62 @@ pub const ROWS: &[Row] = &[
         time_limit: SHORT,
         entries: MEMORIES,
         goals: &[],
+    },
+    Row {
+        name: "lock-pair",
+        title: "Lock and unlock, where nobody else wants the lock",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin Lock", bunshin_sync::lock_pair),
+            ours("bunshin RLock", bunshin_sync::rlock_pair),
+            ours("bunshin Semaphore", bunshin_sync::semaphore_pair),
+            peer("pthread robust", posix::robust_pair),
+            peer("pthread shared", posix::plain_pair),
+            peer("sem_t", posix::semaphore_pair),
+            peer("parking_lot (threads)", parking_lot::pair),
+        ],
+        goals: &[
+            goal("bunshin Lock", Limit::Times(1.0, "pthread robust")),
+            goal("bunshin RLock", Limit::Times(1.0, "pthread robust")),
+        ],
+    },
+    Row {
+        name: "lock-contended",
+        title: "Lock and unlock, where two processes want the lock all the time",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin Lock", bunshin_sync::lock_contended),
+            ours("bunshin Semaphore", bunshin_sync::semaphore_contended),
+            peer("pthread robust", posix::robust_contended),
+            peer("sem_t", posix::semaphore_contended),
+            peer("parking_lot (threads)", parking_lot::contended),
+        ],
+        goals: &[goal("bunshin Lock", Limit::Times(1.0, "pthread robust"))],
+    },
+    Row {
+        name: "wake-up",
+        title: "A signal and its answer, each process on a core of its own",
+        unit: Unit::Micros,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: WAKE_UPS,
+        goals: WAKE_UP_GOALS,
+    },
+    Row {
+        name: "wake-up-one-core",
+        title: "A signal and its answer, both processes on one core",
+        unit: Unit::Micros,
+        work: Work {
+            one_core: true,
+            ..Work::NONE
+        },
+        time_limit: SHORT,
+        entries: WAKE_UPS,
+        goals: WAKE_UP_GOALS,
     },
 ];
 

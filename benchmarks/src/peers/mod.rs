@@ -3,10 +3,13 @@
 
 pub mod bare;
 pub mod bunshin;
+pub mod bunshin_sync;
 pub mod crossmist;
 pub mod iceoryx2;
 pub mod ipc_channel;
 pub mod memcpy;
+pub mod parking_lot;
+pub mod posix;
 pub mod procspawn;
 pub mod rayon;
 pub mod ring;

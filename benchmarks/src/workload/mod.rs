@@ -4,9 +4,11 @@
 //! - `start.rs`: starting a process for one result.
 //! - `pool.rs`: many trivial tasks.
 //! - `arrays.rs`: a map over large arrays.
+//! - `locks.rs`: locks, and signals that wake a process.
 
 pub mod arrays;
 pub mod link;
+pub mod locks;
 pub mod pool;
 pub mod start;
 
