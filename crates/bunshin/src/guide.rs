@@ -8,3 +8,5 @@ mod shared_memory {}
 
 #[doc = include_str!("../../../docs/guide/shared_map.md")]
 mod shared_map {}
+#[doc = include_str!("../../../docs/guide/sync.md")]
+mod sync {}

@@ -125,7 +125,7 @@ fn an_rlock_is_taken_again_by_its_holder_alone() {
         let other = lock.clone();
         assert!(thread::spawn(move || is_held(other)).join().unwrap());
         while guards.len() > 1 {
-            guards.remove(guards.len() / 2);
+            drop(guards.remove(guards.len() / 2));
         }
         assert!(start(method, is_held, (lock.clone(),)).result().unwrap());
         guards.clear();
@@ -168,11 +168,10 @@ fn an_rlock_of_a_dead_holder_tells_the_next_until_it_is_mended() {
 // -- semaphores
 
 const INSIDE: usize = 0;
-const MOST: usize = 1;
-const COUNT: usize = 2;
-const QUIT: usize = 3;
-const ABANDONED: usize = 4;
-const BOARD: usize = 8;
+const COUNT: usize = 1;
+const QUIT: usize = 2;
+const ABANDONED: usize = 3;
+const BOARD: usize = 4;
 
 #[test]
 fn so_many_are_inside_at_a_time_and_no_more() {

@@ -204,8 +204,8 @@ fn kills_around_a_barrier_never_leave_anybody_waiting() {
             })
         };
         assert!(support::wait_until(LONG, is_over));
-        parties
-            .into_iter()
-            .for_each(|party| drop(party.join().unwrap()));
+        for party in parties {
+            party.join().unwrap();
+        }
     });
 }
