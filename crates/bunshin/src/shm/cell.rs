@@ -43,20 +43,24 @@ impl SharedCell {
         self.segment.as_fd()
     }
 
+    #[inline]
     pub(crate) fn raw(&self) -> &RawLock {
         self.segment.at(CELL_LOCK)
     }
 
     /// Takes the lock, waiting until the deadline, or for ever.
+    #[inline]
     pub(crate) fn lock(&self, deadline: Option<Instant>) -> Result<Held<'_>, Refused> {
         self.raw().lock(deadline).map(|taken| self.held(taken))
     }
 
     /// Takes the lock if it is free.
+    #[inline]
     pub(crate) fn try_lock(&self) -> Result<Held<'_>, Refused> {
         self.raw().try_lock().map(|taken| self.held(taken))
     }
 
+    #[inline]
     fn held(&self, taken: Taken) -> Held<'_> {
         Held {
             cell: self,
@@ -128,6 +132,7 @@ impl Held<'_> {
 
     /// Gives the lock back, as dropping this does. Until [`take_again`](Self::take_again) the
     /// bytes must not be touched, and a look at them panics.
+    #[inline]
     pub(crate) fn let_go(&mut self) {
         if self.abandoned {
             self.cell.raw().unlock_abandoned();
@@ -178,6 +183,7 @@ impl Held<'_> {
 }
 
 impl Drop for Held<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.let_go();
     }

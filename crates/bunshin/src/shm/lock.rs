@@ -126,6 +126,7 @@ impl RawLock {
     }
 
     /// Waits for the lock, for ever without a deadline.
+    #[inline]
     pub(crate) fn lock(&self, deadline: Option<Instant>) -> Result<Taken, Refused> {
         match self.try_lock() {
             Err(Refused::Held) => self.lock_slowly(deadline),

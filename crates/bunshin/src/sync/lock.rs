@@ -117,6 +117,7 @@ pub(crate) fn refused<G>(refused: Refused) -> LockError<G> {
 }
 
 /// Takes a cell's lock with some patience; the guard is made of what is held.
+#[inline]
 pub(crate) fn acquire<'a, G>(
     cell: &'a SharedCell,
     patience: Patience,
@@ -176,6 +177,7 @@ impl Lock {
     /// [`LockError::Abandoned`] with the lock, if its holder died; [`LockError::Failed`] if this
     /// thread has it already.
     #[doc(alias = "acquire")]
+    #[inline]
     pub fn lock(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         acquire(&self.cell, Patience::Forever, LockGuard)
     }

@@ -82,6 +82,7 @@ impl RLock {
     /// # Ok::<(), bunshin::Error>(())
     /// ```
     #[doc(alias = "acquire")]
+    #[inline]
     pub fn lock(&self) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         self.acquire(Patience::Forever)
     }
@@ -123,6 +124,7 @@ impl RLock {
         self.acquire(Patience::within(timeout))
     }
 
+    #[inline]
     fn acquire(&self, patience: Patience) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         let (raw, depth) = (self.cell.raw(), self.depth());
         if raw.is_mine() {
@@ -157,13 +159,17 @@ impl RLock {
     }
 
     /// Written by the holder alone.
+    #[inline]
     fn depth(&self) -> &AtomicU32 {
         self.cell.atomic_u32(0)
     }
 
     /// Gives the lock back, however deep its holder is in it.
+    #[inline]
     fn unlock(&self) {
-        let was = self.depth().swap(0, Ordering::Relaxed);
+        let depth = self.depth();
+        let was = depth.load(Ordering::Relaxed);
+        depth.store(0, Ordering::Relaxed);
         if was & ABANDONED == 0 {
             self.cell.raw().unlock();
         } else {
@@ -239,6 +245,7 @@ impl Holds for RLockGuard<'_> {
 }
 
 impl Drop for RLockGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         // A forked child has a copy of the guard, and not the lock.
         if !self.lock.cell.raw().is_mine() {
