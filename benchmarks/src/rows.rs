@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::measure::Result;
 use crate::peers::{
-    bare, bunshin, bunshin_sync, crossmist, iceoryx2, ipc_channel, memcpy, parking_lot, posix,
-    procspawn, rayon, ring, shared_memory,
+    bare, bunshin, bunshin_sync, cpython_pool, crossmist, iceoryx2, ipc_channel, memcpy,
+    parking_lot, posix, procspawn, rayon, ring, shared_memory,
 };
 use crate::workload::{Pattern, Work};
 
@@ -508,6 +508,51 @@ pub const ROWS: &[Row] = &[
         time_limit: SHORT,
         entries: WAKE_UPS,
         goals: WAKE_UP_GOALS,
+    },
+    Row {
+        name: "pool-burst",
+        title: "Trivial tasks, two workers, all begun by apply_async before any is waited for",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", bunshin::pool_burst),
+            ours("bunshin ThreadPool", bunshin::threads_burst),
+            peer("procspawn, 32 in flight", procspawn::pool_many),
+            peer("CPython Pool", cpython_pool::burst),
+            peer("rayon (threads)", rayon::pool_burst),
+        ],
+        goals: &[goal("bunshin", Limit::Number(0.5))],
+    },
+    Row {
+        name: "pool-imap",
+        title: "Trivial tasks, two workers, results taken one by one from imap",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", bunshin::pool_imap),
+            ours("bunshin ThreadPool", bunshin::threads_imap),
+            peer("procspawn, 32 in flight", procspawn::pool_many),
+            peer("CPython Pool", cpython_pool::imap),
+            peer("rayon (threads), a map", rayon::pool_many),
+        ],
+        goals: &[goal("bunshin", Limit::Number(1.0))],
+    },
+    Row {
+        name: "pool-apply",
+        title: "A trivial call by apply, two idle workers",
+        unit: Unit::Micros,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", bunshin::pool_apply),
+            ours("bunshin ThreadPool", bunshin::threads_apply),
+            peer("procspawn", procspawn::pool_one),
+            peer("CPython Pool", cpython_pool::one),
+            peer("rayon (threads)", rayon::pool_one),
+        ],
+        goals: &[goal("bunshin", Limit::Number(10.0))],
     },
 ];
 

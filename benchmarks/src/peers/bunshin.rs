@@ -4,7 +4,7 @@
 //! about starting. Nothing here is tuned for a row but one choice a caller has as well:
 //! small messages are received into a buffer that is kept, large ones where they lie.
 
-use bunshin::{Buffer, Connection, Pool, Process, StartMethod};
+use bunshin::{Buffer, Connection, Pool, Process, StartMethod, ThreadPool};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -181,6 +181,61 @@ pub fn pool_one(work: &Work) -> Result<f64> {
     pool::one_at_a_time(work, |number| {
         let results = pool.map(pool::increment, [number])?;
         Ok(results.into_iter().next().ok_or("no result")?)
+    })
+}
+
+/// A call that waits for its result, again and again.
+pub fn pool_apply(work: &Work) -> Result<f64> {
+    let pool = Pool::new(N_WORKERS)?;
+    pool::one_at_a_time(work, |number| Ok(pool.apply(pool::increment, (number,))?))
+}
+
+/// Many calls that wait for nothing, and then all their results.
+pub fn pool_burst(work: &Work) -> Result<f64> {
+    let pool = Pool::new(N_WORKERS)?;
+    pool::many(work, |numbers| {
+        let handles: Vec<_> = numbers
+            .into_iter()
+            .map(|number| pool.apply_async(pool::increment, (number,)))
+            .collect();
+        let results = handles.into_iter().map(|handle| handle.get());
+        Ok(results.collect::<std::result::Result<_, _>>()?)
+    })
+}
+
+/// Results one by one.
+pub fn pool_imap(work: &Work) -> Result<f64> {
+    let pool = Pool::new(N_WORKERS)?;
+    pool::many(work, |numbers| {
+        let results = pool.imap(pool::increment, numbers);
+        Ok(results.collect::<std::result::Result<_, _>>()?)
+    })
+}
+
+pub fn threads_apply(work: &Work) -> Result<f64> {
+    let pool = ThreadPool::new(N_WORKERS)?;
+    pool::one_at_a_time(work, |number| {
+        Ok(pool.apply(move || pool::increment(number))?)
+    })
+}
+
+pub fn threads_burst(work: &Work) -> Result<f64> {
+    let pool = ThreadPool::new(N_WORKERS)?;
+    pool::many(work, |numbers| {
+        let handles: Vec<_> = numbers
+            .into_iter()
+            .map(|number| pool.apply_async(move || pool::increment(number)))
+            .collect();
+        let results = handles.into_iter().map(|handle| handle.get());
+        Ok(results.collect::<std::result::Result<_, _>>()?)
+    })
+}
+
+pub fn threads_imap(work: &Work) -> Result<f64> {
+    let pool = ThreadPool::new(N_WORKERS)?;
+    pool::many(work, |numbers| {
+        let results = pool.imap(pool::increment, numbers);
+        Ok(results.collect::<std::result::Result<_, _>>()?)
     })
 }
 

@@ -4,6 +4,7 @@
 pub mod bare;
 pub mod bunshin;
 pub mod bunshin_sync;
+pub mod cpython_pool;
 pub mod crossmist;
 pub mod iceoryx2;
 pub mod ipc_channel;

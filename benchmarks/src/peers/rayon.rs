@@ -30,6 +30,25 @@ pub fn pool_one(work: &Work) -> Result<f64> {
     })
 }
 
+/// A job for each task, and a channel of its own for each result.
+pub fn pool_burst(work: &Work) -> Result<f64> {
+    let threads = threads()?;
+    pool::many(work, |numbers| {
+        let results: Vec<_> = numbers
+            .into_iter()
+            .map(|number| {
+                let (tell, told) = std::sync::mpsc::sync_channel(1);
+                threads.spawn(move || {
+                    let _ = tell.send(pool::increment(number));
+                });
+                told
+            })
+            .collect();
+        let results = results.into_iter().map(|told| told.recv());
+        Ok(results.collect::<std::result::Result<_, _>>()?)
+    })
+}
+
 pub fn map_sum(work: &Work) -> Result<f64> {
     let threads = threads()?;
     arrays::summed(work, |inputs| {

@@ -334,6 +334,17 @@ impl Source for Dispatcher {
     }
 
     fn look(&self) {
+        if !self.is_ours() {
+            return;
+        }
+        {
+            // Who only looks, again and again, is all the pool may have.
+            let mut core = self.lock();
+            for number in 0..self.n_workers {
+                core.read_packets(number);
+            }
+            core.bury_dead();
+        }
         // Whoever waits is told why that fails.
         let _ = self.look_for(None, Some(Instant::now()));
     }
