@@ -26,6 +26,11 @@
 //! |---|---|---|
 //! | run one function in a process | [`Process`] | `Process` |
 //! | run one function on many items | [`Pool`] | `Pool` |
+//! | begin tasks now, and have their results later | [`TaskHandle`], [`MapHandle`] | `AsyncResult` |
+//! | have results one by one | [`Imap`] | `imap` |
+//! | keep something in each worker | [`StatefulPool`] | `initializer` |
+//! | do the same with threads | [`ThreadPool`] | `dummy`, `ThreadPool` |
+//! | map a closure that borrows | [`Scope::par_map`] | – |
 //! | run a closure that borrows | [`scope`] | – |
 //! | copy this process | [`fork()`] | `os.fork` |
 //! | talk | [`pipe`], [`channel`], [`duplex`] | `Pipe` |
@@ -78,6 +83,7 @@
 //! - A task that panics gives [`TaskError::Panicked`], with message and place.
 //! - A task whose process is killed, crashes or exits gives [`TaskError::Lost`], with the
 //!   process and its exit status. A pool puts another worker in its place.
+//! - A task that runs for longer than it may gives [`TaskError::TimedOut`], and is over.
 //! - A peer that is gone is `Disconnected` at once, after what it had sent has been received.
 //! - A lock whose holder died goes to the next one, who is told: [`LockError::Abandoned`].
 //! - Memory that is not there is an error when it is asked for.
@@ -122,7 +128,8 @@ pub use connection::{
 pub use context::Context;
 pub use error::{Error, ErrorKind, Result};
 pub use pool::{
-    Batch, Imap, MapHandle, ParMap, Pool, PoolBuilder, TaskHandle, ThreadImap, ThreadPool,
+    Batch, Imap, MapHandle, ParMap, Pool, PoolBuilder, StatefulPool, StatefulPoolBuilder,
+    TaskHandle, ThreadImap, ThreadPool,
 };
 pub use process::{
     ExitStatus, Fork, Panic, Process, ProcessBuilder, Scope, ScopedProcess, StartMethod, Target,

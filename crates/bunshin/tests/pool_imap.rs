@@ -134,7 +134,12 @@ fn a_worker_that_dies_makes_one_result_an_error() {
         assert_eq!((good.len(), bad.len()), (54, 6));
         let (mut good, mut late) = (0, 0);
         let limited = pool.batch().timeout(Duration::from_millis(100));
-        for result in limited.imap(|n: u64| while n == 5 {}, 0..10) {
+        let stuck_at_five = |n: u64| {
+            if n == 5 {
+                thread::sleep(Duration::from_secs(60));
+            }
+        };
+        for result in limited.imap(stuck_at_five, 0..10) {
             match result {
                 Ok(()) => good += 1,
                 Err(error) => late += usize::from(error.is_timeout()),

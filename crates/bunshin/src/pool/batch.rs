@@ -97,14 +97,106 @@ impl<'a> Batch<'a> {
         self
     }
 
-    fn run<F, Args>(&self, function: F) -> Result<Run, TaskError>
-    where
-        F: Target<Args>,
-        F::Output: Serialize,
-        Args: DeserializeOwned,
-    {
-        let entry = target::locate(function);
+    fn run(&self, entry: Result<u64>) -> Result<Run, TaskError> {
         Run::new(&self.pool.dispatcher, entry, self.chunk_size, self.limit)
+    }
+
+    /// [`apply`](Self::apply) of the function at a place.
+    pub(super) fn apply_entry<Args, R>(
+        self,
+        entry: Result<u64>,
+        arguments: Args,
+    ) -> Result<R, TaskError>
+    where
+        Args: Serialize,
+        R: DeserializeOwned,
+    {
+        let mut results = self.map_entry(entry, iter::once(arguments));
+        match results.pop().unwrap_or(Err(TaskError::Cancelled)) {
+            Err(TaskError::Lost(mut lost)) => {
+                // It has no position: it was the only one.
+                lost.task = None;
+                Err(TaskError::Lost(lost))
+            }
+            result => result,
+        }
+    }
+
+    /// [`starmap_each`](Self::starmap_each) of the function at a place.
+    pub(super) fn map_entry<Args, R>(
+        mut self,
+        entry: Result<u64>,
+        items: impl Iterator<Item = Args>,
+    ) -> Vec<Result<R, TaskError>>
+    where
+        Args: Serialize,
+        R: DeserializeOwned,
+    {
+        let run = self.run(entry);
+        let progress = self.progress.as_mut().map(|report| report as _);
+        map_all(run, items, progress, &mut || ())
+    }
+
+    /// [`apply_async`](Self::apply_async) of the function at a place.
+    pub(super) fn apply_entry_async<Args, R>(
+        self,
+        entry: Result<u64>,
+        arguments: Args,
+    ) -> TaskHandle<R>
+    where
+        Args: Serialize,
+        R: DeserializeOwned,
+    {
+        let outcomes = Outcomes::one();
+        let posted = self
+            .order(entry, &outcomes)
+            .and_then(|order| self.post(&order, arguments));
+        let hint = posted.unwrap_or_else(|error| {
+            outcomes.deliver(0, Err(error));
+            // There is no post to look for.
+            usize::MAX
+        });
+        TaskHandle::new(outcomes, self.source(), Some(hint), read_payload)
+    }
+
+    /// [`starmap_async`](Self::starmap_async) of the function at a place.
+    pub(super) fn map_entry_async<Args, R>(
+        self,
+        entry: Result<u64>,
+        items: impl Iterator<Item = Args>,
+    ) -> MapHandle<R>
+    where
+        Args: Serialize,
+        R: DeserializeOwned,
+    {
+        let outcomes = Outcomes::many();
+        let order = self.order(entry, &outcomes);
+        for item in items {
+            let position = outcomes.add();
+            let posted = match &order {
+                Ok(order) => self.post(&Order { position, ..*order }, item),
+                Err(error) => Err(again(error)),
+            };
+            if let Err(error) = posted {
+                outcomes.deliver(position, Err(error));
+            }
+        }
+        outcomes.seal();
+        MapHandle::new(outcomes, self.source(), read_payload)
+    }
+
+    /// [`imap`](Self::imap) of the function at a place.
+    pub(super) fn imap_entry<I, R>(
+        self,
+        entry: Result<u64>,
+        items: I,
+        is_ordered: bool,
+    ) -> Imap<I, R>
+    where
+        I: Iterator<Item: Serialize>,
+        R: DeserializeOwned,
+    {
+        Imap::new(self.run(entry), items, is_ordered, self.window)
     }
 
     /// See [`Pool::apply`].
@@ -117,15 +209,7 @@ impl<'a> Batch<'a> {
         F::Output: Serialize + DeserializeOwned,
         Args: Serialize + DeserializeOwned,
     {
-        let mut results = self.starmap_each(function, iter::once(arguments));
-        match results.pop().unwrap_or(Err(TaskError::Cancelled)) {
-            Err(TaskError::Lost(mut lost)) => {
-                // It has no position: it was the only one.
-                lost.task = None;
-                Err(TaskError::Lost(lost))
-            }
-            result => result,
-        }
+        self.apply_entry(target::locate(function), arguments)
     }
 
     /// See [`Pool::map`].
@@ -169,7 +253,7 @@ impl<'a> Batch<'a> {
 
     /// See [`Pool::starmap_each`].
     pub fn starmap_each<F, Args, I>(
-        mut self,
+        self,
         function: F,
         items: I,
     ) -> Vec<Result<F::Output, TaskError>>
@@ -179,9 +263,7 @@ impl<'a> Batch<'a> {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        let run = self.run(function);
-        let progress = self.progress.as_mut().map(|report| report as _);
-        map_all(run, items.into_iter(), progress, &mut || ())
+        self.map_entry(target::locate(function), items.into_iter())
     }
 
     /// See [`Pool::apply_async`].
@@ -191,16 +273,7 @@ impl<'a> Batch<'a> {
         F::Output: Serialize + DeserializeOwned,
         Args: Serialize + DeserializeOwned,
     {
-        let outcomes = Outcomes::one();
-        let posted = self
-            .order(function, &outcomes)
-            .and_then(|order| self.post(&order, arguments));
-        let hint = posted.unwrap_or_else(|error| {
-            outcomes.deliver(0, Err(error));
-            // There is no post to look for.
-            usize::MAX
-        });
-        TaskHandle::new(outcomes, self.source(), Some(hint), read_payload)
+        self.apply_entry_async(target::locate(function), arguments)
     }
 
     /// See [`Pool::map_async`].
@@ -222,20 +295,7 @@ impl<'a> Batch<'a> {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        let outcomes = Outcomes::many();
-        let order = self.order(function, &outcomes);
-        for item in items {
-            let position = outcomes.add();
-            let posted = match &order {
-                Ok(order) => self.post(&Order { position, ..*order }, item),
-                Err(error) => Err(again(error)),
-            };
-            if let Err(error) = posted {
-                outcomes.deliver(position, Err(error));
-            }
-        }
-        outcomes.seal();
-        MapHandle::new(outcomes, self.source(), read_payload)
+        self.map_entry_async(target::locate(function), items.into_iter())
     }
 
     /// See [`Pool::imap`].
@@ -250,7 +310,7 @@ impl<'a> Batch<'a> {
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        Imap::new(self.run(function), alone(items), true, self.window)
+        self.imap_entry(target::locate(function), alone(items), true)
     }
 
     /// See [`Pool::imap_unordered`].
@@ -265,25 +325,20 @@ impl<'a> Batch<'a> {
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        Imap::new(self.run(function), alone(items), false, self.window)
+        self.imap_entry(target::locate(function), alone(items), false)
     }
 
-    fn order<'b, F, Args>(
+    fn order<'b>(
         &self,
-        function: F,
+        entry: Result<u64>,
         outcomes: &'b Arc<Outcomes>,
-    ) -> Result<Order<'b>, TaskError>
-    where
-        F: Target<Args>,
-        F::Output: Serialize,
-        Args: DeserializeOwned,
-    {
+    ) -> Result<Order<'b>, TaskError> {
         let dispatcher = &self.pool.dispatcher;
         dispatcher.check_ours().map_err(TaskError::Pool)?;
         Ok(Order {
             outcomes,
             position: 0,
-            entry: target::locate(function).map_err(TaskError::Pool)?,
+            entry: entry.map_err(TaskError::Pool)?,
             chunk: self.chunk_size,
             limit: self.limit,
         })
@@ -306,7 +361,9 @@ impl<'a> Batch<'a> {
 }
 
 /// Each item as a tuple of one argument.
-fn alone<T, I: IntoIterator<Item = T>>(items: I) -> impl Iterator<Item = (T,)> + use<T, I> {
+pub(super) fn alone<T, I: IntoIterator<Item = T>>(
+    items: I,
+) -> impl Iterator<Item = (T,)> + use<T, I> {
     items.into_iter().map(|item| (item,))
 }
 

@@ -72,23 +72,38 @@ impl PoolBuilder {
     ///
     /// The arguments are encoded once; each worker gets its own. If it panics, the pool is
     /// broken: all tasks fail with an error of kind `Initializer` that says why.
-    pub fn initializer<F, Args>(mut self, function: F, args: Args) -> Self
+    pub fn initializer<F, Args>(self, function: F, args: Args) -> Self
     where
         F: Target<Args>,
         F::Output: Serialize,
         Args: Serialize + DeserializeOwned,
     {
+        self.initializer_entry(target::locate(function), &args)
+    }
+
+    /// The function at a place as [`initializer`](Self::initializer).
+    pub(super) fn initializer_entry<Args: Serialize>(
+        mut self,
+        entry: Result<u64>,
+        args: &Args,
+    ) -> Self {
         let encode = || {
             let mut outgoing = Outgoing::default();
             let mut arguments = Vec::new();
-            encode(&args, &mut arguments, &mut outgoing)?;
+            encode(args, &mut arguments, &mut outgoing)?;
             Ok(Initializer {
-                entry: target::locate(function)?,
+                entry: entry?,
                 arguments,
                 handles: std::mem::take(&mut outgoing.handles),
             })
         };
         self.initializer = Some(encode());
+        self
+    }
+
+    /// The function at a place as [`on_exit`](Self::on_exit).
+    pub(super) fn exit_entry(mut self, entry: Result<u64>) -> Self {
+        self.exit = Some(entry);
         self
     }
 
@@ -115,12 +130,11 @@ impl PoolBuilder {
     /// assert_eq!(left.get(), 2);
     /// # Ok::<(), bunshin::Error>(())
     /// ```
-    pub fn on_exit<F>(mut self, function: F) -> Self
+    pub fn on_exit<F>(self, function: F) -> Self
     where
         F: Target<(), Output = ()>,
     {
-        self.exit = Some(target::locate(function));
-        self
+        self.exit_entry(target::locate(function))
     }
 
     /// How many tasks a worker runs before another takes its place, for tasks that leak.

@@ -29,10 +29,10 @@ struct Handle<R> {
 
 impl<R> Handle<R> {
     fn wait(&self, deadline: Option<Instant>) -> Result<bool> {
-        self.outcomes
-            .is_ready()
-            .then_some(Ok(true))
-            .unwrap_or_else(|| self.source.wait(&self.outcomes, deadline))
+        if self.outcomes.is_ready() {
+            return Ok(true);
+        }
+        self.source.wait(&self.outcomes, deadline)
     }
 
     fn is_ready(&self) -> bool {

@@ -7,7 +7,7 @@
 //! - `post`, `outcomes`: tasks that nobody waits for now; `attendant`: the threads for them.
 //! - `supervisor`: starts, watches and replaces workers; `worker`: what those run.
 //! - `par_map`: a pool of forks, for a closure that borrows.
-//! - `thread_pool`: the same over threads.
+//! - `stateful`: workers with a state of their own; `thread_pool`: the same over threads.
 //! - `state`: what is decided, without I/O or clocks.
 
 mod attendant;
@@ -24,6 +24,7 @@ mod outcomes;
 mod par_map;
 mod post;
 mod state;
+mod stateful;
 mod supervisor;
 mod thread_pool;
 mod worker;
@@ -33,6 +34,7 @@ pub use builder::PoolBuilder;
 pub use handle::{MapHandle, TaskHandle};
 pub use imap::Imap;
 pub use par_map::ParMap;
+pub use stateful::{StatefulPool, StatefulPoolBuilder};
 pub use thread_pool::{ThreadImap, ThreadPool};
 
 use std::fmt;

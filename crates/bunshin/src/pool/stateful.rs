@@ -86,7 +86,7 @@ impl<S: 'static> StatefulPoolBuilder<S> {
 
 /// A pool whose workers have a state each, a `&mut` of which each task is given first.
 ///
-/// Its other methods are [`Pool`]'s, to which it dereferences: tasks without the state.
+/// What does not concern the state is done by the [`pool`](Self::pool) behind it.
 ///
 /// # Examples
 /// See [`PoolBuilder::state`].
@@ -191,14 +191,6 @@ impl<S: 'static> StatefulPool<S> {
     }
 }
 
-impl<S> std::ops::Deref for StatefulPool<S> {
-    type Target = Pool;
-
-    fn deref(&self) -> &Pool {
-        &self.pool
-    }
-}
-
 impl<S> fmt::Debug for StatefulPool<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("StatefulPool").field(&self.pool).finish()
@@ -207,7 +199,9 @@ impl<S> fmt::Debug for StatefulPool<S> {
 
 impl<S> fmt::Debug for StatefulPoolBuilder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("StatefulPoolBuilder").field(&self.builder).finish()
+        f.debug_tuple("StatefulPoolBuilder")
+            .field(&self.builder)
+            .finish()
     }
 }
 
@@ -272,7 +266,10 @@ where
             target::finish(call, &result);
             let _ = panic::catch(call.is_quiet, move || drop(result));
         }
-        Ok(None) => target::fail(call, &Failure::Arguments("the worker has no such state".into())),
+        Ok(None) => target::fail(
+            call,
+            &Failure::Arguments("the worker has no such state".into()),
+        ),
         Err(failure) => target::fail(call, &failure),
     }
 }

@@ -11,7 +11,7 @@ use super::message::{self, BELL, FAILED, HANDLES, READY, WANT};
 use super::supervisor::member;
 use crate::codec::attachments::{Incoming, Outgoing};
 use crate::codec::outcome::{Call, Failure, Input};
-use crate::codec::serde::decode;
+use crate::codec::serde::{decode, encode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{bootstrap, target};
 use crate::shm::heap::Heap;
@@ -140,7 +140,11 @@ impl Worker {
     /// Runs the function that each worker is to run last.
     fn run_last(&mut self) {
         if let Some(entry) = self.start.exit.and_then(target::find) {
+            let mut none = Vec::new();
+            // No arguments always encode.
+            let _ = encode(&(), &mut none, &mut Outgoing::default());
             entry(&mut Call {
+                input: Input::Bytes(none, 0),
                 is_quiet: true,
                 ..Call::default()
             });
