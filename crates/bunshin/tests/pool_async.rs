@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bunshin::{Buffer, ErrorKind, Pool, RawValue, StartMethod, TaskError, TaskHandle};
+use bunshin::{Buffer, ErrorKind, Pool, Process, RawValue, StartMethod, TaskError, TaskHandle};
 use rustix::process::Signal;
 
 /// Longer than anything here takes.
@@ -573,6 +573,86 @@ fn killed_and_stopped_workers_cost_their_own_tasks() {
         assert!(lost <= killed, "{lost} tasks lost by {killed} kills");
         assert_eq!(pool.map(double, 0..100).expect("it works").len(), 100);
     }
+}
+
+/// Kills and stops workers of `parent` at random until it is told to end; gives how many it
+/// killed. In a process of its own, so that the parent may have one thread.
+fn disturb_from_outside(parent: u32, quit: RawValue<u64>) -> u64 {
+    let mut killed = 0;
+    for round in 0u64.. {
+        thread::sleep(Duration::from_micros(round * 997 % 7000));
+        if quit.get() > 0 {
+            break;
+        }
+        let workers: Vec<u32> = support::descendants(parent)
+            .into_iter()
+            .filter(|pid| {
+                support::ProcessState::of(*pid).is_some_and(|p| p.comm.starts_with("Worker"))
+            })
+            .collect();
+        let Some(pid) = workers.get(round as usize % workers.len().max(1)) else {
+            continue;
+        };
+        if round % 4 == 0 {
+            support::kill(*pid, Signal::STOP);
+            thread::sleep(Duration::from_micros(round * 331 % 3000));
+            support::kill(*pid, Signal::CONT);
+        } else {
+            killed += u64::from(support::kill(*pid, Signal::KILL));
+        }
+    }
+    killed
+}
+
+#[test]
+fn killed_and_stopped_from_outside_under_each_method() {
+    support::each_method(|method| {
+        let quit = RawValue::new(0u64).expect("a value");
+        let killer = Process::builder()
+            .start_method(StartMethod::Spawn)
+            .daemon(true)
+            .name("killer");
+        let arguments = (std::process::id(), quit.clone());
+        let killer = killer.start(disturb_from_outside, arguments);
+        let killer = killer.expect("a child");
+        let pool = pool(method, 3);
+        let mut lost = 0;
+        for _ in 0..20 {
+            let called = Arc::new(AtomicUsize::new(0));
+            let handles: Vec<_> = (0..1200)
+                .map(|n| {
+                    let handle = pool.apply_async(double_slowly, (n,));
+                    if n % 4 > 0 {
+                        return handle;
+                    }
+                    let (good, bad) = (Arc::clone(&called), Arc::clone(&called));
+                    handle
+                        .callback(move |_| {
+                            good.fetch_add(1, SeqCst);
+                        })
+                        .error_callback(move |_| {
+                            bad.fetch_add(1, SeqCst);
+                        })
+                })
+                .collect();
+            for (n, result) in (0..).zip(pool.imap(double, 0..500)) {
+                lost += check(result, n);
+            }
+            lost += pool
+                .imap_unordered(double, 0..500)
+                .filter(Result::is_err)
+                .count();
+            for (n, handle) in (0..).zip(handles) {
+                lost += check(handle.get(), n);
+            }
+            assert_eq!(called.load(SeqCst), 300, "each is called once");
+        }
+        quit.set(1);
+        let killed = killer.result().expect("no panic") as usize;
+        assert!(killed > 3, "{killed} kills are too few to say anything");
+        assert!(lost <= killed, "{lost} tasks lost by {killed} kills");
+        assert_eq!(pool.map(double, 0..100).expect("it works").len(), 100);
+    });
 }
 
 fn double_slowly(n: u64) -> u64 {

@@ -1,5 +1,6 @@
 //! Mapping a function over items, and waiting for all results.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(super) struct Run {
     pub(super) entry: u64,
     pub(super) chunk: usize,
     pub(super) limit: Option<Duration>,
+    /// Whether all its outcomes have been taken.
+    is_over: Cell<bool>,
 }
 
 /// Who keeps count of the tasks of a run.
@@ -53,6 +56,7 @@ impl Run {
             entry,
             chunk,
             limit,
+            is_over: Cell::new(false),
         })
     }
 
@@ -179,9 +183,13 @@ impl Drop for Lot<'_> {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // Also if the caller's iterator or progress report panics. Of a map nothing is left
-        // but then; of an imap, what its consumer does not want.
-        self.dispatcher.drop_batch(self.batch);
+        if self.is_over.get() {
+            self.dispatcher.close_batch(self.batch);
+        } else {
+            // The caller's iterator or progress report has panicked, or an imap's consumer
+            // does not want the rest.
+            self.dispatcher.drop_batch(self.batch);
+        }
     }
 }
 
@@ -279,6 +287,7 @@ where
         }
         if results.out == 0 {
             if items.peek().is_none() {
+                run.is_over.set(true);
                 return results.finish();
             }
             if !had_any {
