@@ -19,6 +19,12 @@ fn collatz(mut number: u64) -> u32 {
     steps
 }
 
+fn wait_for_ever() {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pool = Pool::builder().workers(2).start_method(chosen()?).build()?;
 
@@ -40,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("the first over 200: {longest:?}");
 
     let limited = pool.batch().timeout(Duration::from_millis(200));
-    let stuck = limited.apply(|| -> u32 { loop {} }, ());
+    let stuck = limited.apply(wait_for_ever, ());
     println!("{}", stuck.unwrap_err());
     println!("and on it goes: {}", pool.apply(collatz, (6,))?);
     Ok(())

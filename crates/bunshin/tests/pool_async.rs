@@ -73,7 +73,7 @@ fn failures_come_with_the_handle() {
         let pool = pool(method, 2);
         let panics = pool.apply_async(|n: u64| -> u64 { panic!("no {n}") }, (3,));
         let dies = pool.apply_async(die, (1,));
-        let unencodable = pool.apply_async(|c: Unencodable| drop(c), (Unencodable,));
+        let unencodable = pool.apply_async(|_: Unencodable| (), (Unencodable,));
         match panics.get() {
             Err(TaskError::Panicked(panic)) => assert_eq!(panic.message(), "no 3"),
             other => panic!("{other:?}"),

@@ -223,12 +223,13 @@ where
                 }
                 continue;
             }
-            if run.dispatcher.table.waiting() == 0 {
-                // Workers have nothing to do while this consumer has: they are quick.
-                self.window = (self.window * 2).min(self.window_max);
-            }
+            let before = self.out;
             if let Err(error) = self.take(Some(deadline)) {
                 return Ok(self.break_off(error));
+            }
+            if before - self.out > self.window / 4 {
+                // So many in one wait: they are quick, and waiting is what takes time.
+                self.window = (self.window * 2).min(self.window_max);
             }
         }
     }
