@@ -333,7 +333,7 @@ fn kills_around_a_semaphore_lose_no_permit() {
         let enter = || start(method, visit, (semaphore.clone(), board.clone()));
         let mut children: Vec<_> = (0..4).map(|_| enter()).collect();
         let mut random = 0x2545_f491_4f6c_dd1du64;
-        for _ in 0..100 {
+        for _ in 0..30 {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
