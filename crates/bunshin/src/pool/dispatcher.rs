@@ -46,6 +46,9 @@ pub(crate) struct Core {
     pub(crate) blocks_out: u64,
     /// Results that had to be read before their batch asked for them.
     early: HashMap<u32, Result<Arrived>>,
+    /// Results that had to make room before their batch asked for them.
+    kept: HashMap<u64, Result<Arrived>>,
+    next_kept: u64,
     /// Tasks whose entries the queue has had no room for yet: slot and ticket.
     unpushed: VecDeque<(u32, u32)>,
     pub(crate) posts: Posts,
@@ -221,6 +224,11 @@ impl Core {
                 Delivery::Done { slot, position } => {
                     (position, self.take_result(slot).map_err(TaskError::Result))
                 }
+                Delivery::Kept { key, position } => {
+                    let arrived = self.kept.remove(&key);
+                    let arrived = arrived.map(|arrived| arrived.map_err(TaskError::Result));
+                    (position, arrived.unwrap_or(Err(TaskError::Cancelled)))
+                }
                 Delivery::Lost { position, worker } => {
                     (position, Err(self.lost(worker, Some(position))))
                 }
@@ -241,8 +249,27 @@ impl Core {
         self.free(slot);
     }
 
+    /// Reads results out of the table that their batches have not taken. A consumer that
+    /// pauses must not keep others from the table: it may be the same thread.
+    fn make_room(&mut self) {
+        for slot in self.state.untaken() {
+            let arrived = self.take_result(slot);
+            self.next_kept += 1;
+            self.kept.insert(self.next_kept, arrived);
+            self.state.kept(slot, self.next_kept);
+        }
+    }
+
+    /// Nobody wants a result that was kept.
+    pub(crate) fn forget_kept(&mut self, key: u64) {
+        self.kept.remove(&key);
+    }
+
     /// Slots for up to `most` tasks, fewer while many or large ones are out.
     pub(crate) fn take_slots(&mut self, most: usize, slots: &mut Vec<u32>) {
+        if self.state.n_free() == 0 {
+            self.make_room();
+        }
         let out = self.task_blocks.len();
         // Descriptors in proportion to workers, never to tasks.
         let with_handles = self.task_handles.len();
@@ -376,6 +403,8 @@ impl Dispatcher {
             task_blocks: HashMap::new(),
             blocks_out: 0,
             early: HashMap::new(),
+            kept: HashMap::new(),
+            next_kept: 0,
             unpushed: VecDeque::new(),
             posts: Posts::default(),
             limits: Limits::default(),

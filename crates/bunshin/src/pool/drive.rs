@@ -156,7 +156,8 @@ impl Dispatcher {
     pub(crate) fn wait_for_room(&self) -> Result<()> {
         let deadline = Instant::now() + NUDGE / 10;
         self.drive(LowWater::At(SLOTS / 2), Some(deadline), |core| {
-            core.state.n_free() > 0 || !core.vacant.is_empty()
+            // Results that nobody has taken are read out of the table by who takes slots next.
+            core.state.n_free() > 0 || !core.state.untaken().is_empty() || !core.vacant.is_empty()
         })
         .map(|_| ())
     }

@@ -166,7 +166,10 @@ impl Core {
                 Delivery::TimedOut { position, limit } => {
                     (position, Err(TaskError::TimedOut(limit)))
                 }
-                Delivery::NotRun { position } => (position, Err(self.not_run())),
+                // Only results of batches are kept.
+                Delivery::Kept { position, .. } | Delivery::NotRun { position } => {
+                    (position, Err(self.not_run()))
+                }
             };
             self.deliver(key, outcome);
         }

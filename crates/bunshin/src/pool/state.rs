@@ -28,6 +28,8 @@ pub(crate) struct Task {
 pub(crate) enum Delivery {
     /// The result is in the slot, which the batch frees.
     Done { slot: u32, position: usize },
+    /// The result has been read out of its slot, to make room, and is kept under that key.
+    Kept { key: u64, position: usize },
     /// The worker of that number died with it.
     Lost { position: usize, worker: usize },
     /// It ran for longer than it may, and its worker was ended.
@@ -43,6 +45,8 @@ pub(crate) enum Action {
     Requeue { slot: u32, old: u32, ticket: u32 },
     /// The slot is free, and nobody will read what is in it.
     Discard { slot: u32 },
+    /// Nobody wants what is kept under that key.
+    Forget { key: u64 },
     /// Start another worker with that number.
     Replace { worker: usize },
 }
@@ -123,9 +127,32 @@ impl State {
         mail.into_iter()
             .filter_map(|delivery| match delivery {
                 Delivery::Done { slot, .. } => Some(Action::Discard { slot }),
+                Delivery::Kept { key, .. } => Some(Action::Forget { key }),
                 _ => None,
             })
             .collect()
+    }
+
+    /// The slots with results that their batches have not taken.
+    pub(crate) fn untaken(&self) -> Vec<u32> {
+        let mail = self.mailboxes.values().flatten();
+        mail.filter_map(|delivery| match delivery {
+            Delivery::Done { slot, .. } => Some(*slot),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// The result in a slot is kept elsewhere now.
+    pub(crate) fn kept(&mut self, from: u32, key: u64) {
+        for delivery in self.mailboxes.values_mut().flatten() {
+            if let Delivery::Done { slot, position } = *delivery {
+                if slot == from {
+                    *delivery = Delivery::Kept { key, position };
+                    return;
+                }
+            }
+        }
     }
 
     /// Takes up to `most` free slots.

@@ -249,6 +249,7 @@ impl Core {
                     self.push(slot, ticket);
                 }
                 Action::Discard { slot } => self.discard(slot),
+                Action::Forget { key } => self.forget_kept(key),
                 Action::Replace { worker } if self.recipe.is_external => {
                     self.vacant.push(worker);
                 }
