@@ -166,7 +166,8 @@ fn tasks_are_done_though_nobody_waits() {
             }));
         }
         assert!(support::wait_until(LONG, || DONE.load(SeqCst) == 5000));
-        assert_eq!(support::open_descriptors(std::process::id()), before);
+        // What the first four brought may still have been held before.
+        assert!(support::open_descriptors(std::process::id()) <= before);
     });
 }
 
