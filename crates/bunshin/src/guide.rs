@@ -10,3 +10,5 @@ mod shared_memory {}
 mod shared_map {}
 #[doc = include_str!("../../../docs/guide/sync.md")]
 mod sync {}
+#[doc = include_str!("../../../docs/guide/listener.md")]
+mod listener {}

@@ -107,6 +107,11 @@ mod codec;
 mod connection;
 mod context;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(all(test, not(fuzzing), not(loom)))]
+mod fuzzing;
 #[cfg(doctest)]
 mod guide;
 mod pool;

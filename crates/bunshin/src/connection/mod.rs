@@ -5,6 +5,7 @@
 //! - `outcome`: the errors that callers branch on.
 //! - `address`, `listener`, `client`: connections to programs that are no children.
 //! - `greeting`, `auth`: what both ends do before they believe each other.
+//! - `fuzzing`: the greeting for those who feed it with anything.
 //! - `stream`: such a connection.
 //! - `tls`: TLS for it, from files.
 //! - `wait`: many connections and processes at once.
@@ -13,6 +14,8 @@ mod address;
 mod auth;
 mod client;
 mod duplex;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+pub(crate) mod fuzzing;
 mod greeting;
 mod listener;
 pub(crate) mod outcome;

@@ -123,6 +123,15 @@ pub(crate) struct Heap {
     maps: Mutex<Vec<Option<Mapped>>>,
 }
 
+/// Who has written to a block before it is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    /// Nobody, or this process.
+    Own,
+    /// The process that sent it.
+    Another,
+}
+
 #[derive(Clone, Debug)]
 struct Mapped {
     offset: u64,
@@ -186,13 +195,13 @@ impl Heap {
             {
                 // Another member may have given the memory back before the swap.
                 if entry.capacity.load(Ordering::Relaxed) == capacity {
-                    return self.block(index, len).map(Some);
+                    return self.block(index, len, Writer::Own).map(Some);
                 }
                 self.let_go(index, bit);
             }
         }
         self.make(want, bit)?
-            .map(|index| self.block(index, len))
+            .map(|index| self.block(index, len, Writer::Own))
             .transpose()
     }
 
@@ -237,7 +246,9 @@ impl Heap {
             .next
             .load(Ordering::Relaxed)
             .max(self.segment.len().next_multiple_of(PAGE) as u64);
-        table.next.store(offset + want, Ordering::Relaxed);
+        // A start that leaves no room up to the largest offset is refused when room is made.
+        let next = offset.saturating_add(want);
+        table.next.store(next, Ordering::Relaxed);
         entry.offset.store(offset, Ordering::Relaxed);
         entry.capacity.store(0, Ordering::Relaxed);
         if let Err(error) = memory::reserve(self.segment.as_fd(), offset, want) {
@@ -262,7 +273,8 @@ impl Heap {
                 0
             }
         };
-        let mut total: u64 = (0..self.made()).map(free).sum();
+        // The numbers are another process's: they need not add up.
+        let mut total = (0..self.made()).map(free).fold(0, u64::saturating_add);
         for index in 0..self.made() {
             if total <= KEEP {
                 break;
@@ -274,7 +286,7 @@ impl Heap {
                     .compare_exchange(0, MAKING, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok()
             {
-                total -= capacity;
+                total = total.saturating_sub(capacity);
                 self.give_back(index);
             }
         }
@@ -294,9 +306,9 @@ impl Heap {
     }
 
     /// A block that this member has just become a holder of.
-    fn block(self: &Arc<Self>, index: usize, len: usize) -> Result<Block> {
+    fn block(self: &Arc<Self>, index: usize, len: usize, writer: Writer) -> Result<Block> {
         let map = self
-            .map(index, len)
+            .map(index, len, writer)
             .inspect_err(|_| self.let_go(index, self.bit().unwrap_or(0)))?;
         self.held.fetch_add(1, Ordering::Relaxed);
         Ok(Block {
@@ -311,7 +323,7 @@ impl Heap {
         })
     }
 
-    fn map(&self, index: usize, len: usize) -> Result<Arc<Mapping>> {
+    fn map(&self, index: usize, len: usize, writer: Writer) -> Result<Arc<Mapping>> {
         let entry = self.entry(index);
         let (offset, capacity) = (
             entry.offset.load(Ordering::Relaxed),
@@ -329,6 +341,11 @@ impl Heap {
         if len as u64 > capacity
             || offset < self.segment.len() as u64
             || end.is_none_or(|end| end > size)
+            || capacity > capacity_for(len as u64).saturating_mul(2)
+            // Memory that only the table says is there must not be mapped: that would make
+            // it, and as much of it as the table likes.
+            || (writer == Writer::Another
+                && !memory::is_written(self.segment.as_fd(), offset, len as u64))
         {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -406,7 +423,7 @@ impl Heap {
                 Ordering::Acquire,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return self.block(index, len),
+                Ok(_) => return self.block(index, len, Writer::Another),
                 Err(now) => seen = now,
             }
         }
@@ -415,7 +432,7 @@ impl Heap {
     /// Receives a block that this process holds already, as a copy: its bit cannot say that
     /// there are two, each of which would believe to be alone.
     fn claim_copy(&self, index: usize, len: usize) -> Result<Block> {
-        let copied = self.map(index, len).and_then(|map| {
+        let copied = self.map(index, len, Writer::Another).and_then(|map| {
             // The handle is not needed: the memory lives as long as it is mapped.
             let (mut block, _) = Block::alone(len)?;
             // SAFETY: `map` checked the length. Nobody writes while the block is on its way.

@@ -62,6 +62,15 @@ pub(crate) fn release(fd: BorrowedFd<'_>, offset: u64, len: u64) {
     );
 }
 
+/// Whether all of `offset..offset + len` has been written to, so that it takes memory already.
+pub(crate) fn is_written(fd: BorrowedFd<'_>, offset: u64, len: u64) -> bool {
+    match rustix::fs::seek(fd, rustix::fs::SeekFrom::Hole(offset)) {
+        Ok(hole) => offset.checked_add(len).is_some_and(|end| end <= hole),
+        // Beyond the end, or no offset at all.
+        Err(_) => false,
+    }
+}
+
 /// The size of the memory behind `fd`, if it is sealed against shrinking.
 pub(crate) fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let seals = rustix::fs::fcntl_get_seals(fd)?;
