@@ -24,7 +24,7 @@ use crate::codec::buffer::Buffer;
 use crate::codec::serde::{decode, decode_alone, encode_alone};
 use crate::connection::fuzzing::converse;
 use crate::shm::heap::{Block, Descriptor, Heap};
-use crate::shm::layout::{HEAP_TABLE, Kind, PIPE_FIXED, PIPE_HEAP, PIPE_RINGS, RING, RING_HEADER};
+use crate::shm::layout::{HEAP_TABLE, Kind, PIPE_FIXED, PIPE_HEAP, PIPE_RINGS, RING};
 use crate::shm::ring::{End, Ring};
 use crate::shm::segment::Segment;
 use crate::sys::socket;
@@ -34,8 +34,11 @@ use crate::transport::frame::{BODY_MAX, HEADER, Header, RAW};
 use crate::transport::prefixed::{Found, Reader, header};
 use crate::transport::{receiver, sender};
 
+/// What takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// Every function here, by the name of its folder of seeds.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("frame", frame),
     ("stream", stream),
     ("auth", auth),
@@ -216,7 +219,6 @@ pub fn frame(bytes: &[u8]) {
             }
         }
     }
-    assert!(RING_HEADER < PIPE_FIXED);
 }
 
 /// A shared heap whose table another process writes what it likes to, other than to the word
