@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use crate::measure::Result;
 use crate::peers::{
-    bare, bunshin, bunshin_sync, cpython_pool, crossmist, iceoryx2, ipc_channel, memcpy,
-    parking_lot, posix, procspawn, rayon, ring, shared_memory,
+    bare, bunshin, bunshin_sync, cpython_pool, crossmist, iceoryx2, ipc_channel, memcpy, parking_lot, posix, procspawn, python, rayon, ring, shared_memory, stream,
 };
 use crate::workload::{Pattern, Work};
 
@@ -123,6 +122,12 @@ const SMALL_ROUND_TRIP: &[Entry] = &[
     peer("procspawn pool call", procspawn::round_trip),
     peer("bare ring, spinning", ring::spinning),
     peer("bare ring, yielding", ring::yielding),
+];
+
+const STREAMS: &[Entry] = &[
+    ours("bunshin stream", stream::bytes),
+    peer("socketpair", bare::socketpair),
+    peer("CPython Connection", python::connection),
 ];
 
 const STARTS: &[Entry] = &[
@@ -553,6 +558,24 @@ pub const ROWS: &[Row] = &[
             peer("rayon (threads)", rayon::pool_one),
         ],
         goals: &[goal("bunshin", Limit::Number(10.0))],
+    },
+    Row {
+        name: "round-trip-stream-8",
+        title: "Round trip of 8 bytes over a Unix socket, each process on a core of its own",
+        unit: Unit::Micros,
+        work: round_trip(8),
+        time_limit: SHORT,
+        entries: STREAMS,
+        goals: &[goal("bunshin stream", Limit::Times(1.2, "socketpair"))],
+    },
+    Row {
+        name: "throughput-stream-64k",
+        title: "One way over a Unix socket, messages of 64 KiB",
+        unit: Unit::GibPerSecond,
+        work: one_way(64 * KIB),
+        time_limit: SHORT,
+        entries: STREAMS,
+        goals: &[goal("bunshin stream", Limit::Times(1.2, "socketpair"))],
     },
 ];
 

@@ -12,9 +12,11 @@ pub mod memcpy;
 pub mod parking_lot;
 pub mod posix;
 pub mod procspawn;
+pub mod python;
 pub mod rayon;
 pub mod ring;
 pub mod shared_memory;
+pub mod stream;
 
 use std::ffi::OsString;
 

@@ -23,7 +23,7 @@ struct Socket<'a>(BorrowedFd<'a>);
 
 impl io::Read for Socket<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        network::read(self.0, bytes)
+        network::read(self.0, bytes, false)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::sys::socket::{self, Interest};
 
 /// A connected stream socket, and what lies over it.
 ///
-/// No call here waits, other than `wait`. Several threads may use it; that two of them do
+/// No call here waits, other than `wait` and `read_waiting`. Several threads may use it; that two of them do
 /// not write into each other's messages is not seen to here.
 #[derive(Debug)]
 pub(crate) struct Wire {
@@ -64,7 +64,16 @@ impl Wire {
         if let Some(tls) = &self.tls {
             return tls.read(self.socket(), bytes);
         }
-        network::read(self.socket(), bytes)
+        network::read(self.socket(), bytes, false)
+    }
+
+    /// Reads what there is, and waits for it if nothing lies over the socket.
+    pub(crate) fn read_waiting(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        if self.is_secured() {
+            self.read(bytes)
+        } else {
+            network::read(self.socket(), bytes, true)
+        }
     }
 
     /// Takes as much as there is room for, `WouldBlock` if there is none now.

@@ -159,10 +159,16 @@ pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<Place> {
     rustix::net::getpeername(fd)?.map_or(Ok(Place::Unnamed), |address| Place::decode(&address))
 }
 
-/// Reads what there is, without waiting; 0 means that the peer has closed.
-pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+/// Reads what there is; 0 means that the peer has closed. `wait` says whether to wait for
+/// something.
+pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut [u8], wait: bool) -> io::Result<usize> {
+    let flags = if wait {
+        RecvFlags::empty()
+    } else {
+        RecvFlags::DONTWAIT
+    };
     loop {
-        match rustix::net::recv(fd, &mut *bytes, RecvFlags::DONTWAIT) {
+        match rustix::net::recv(fd, &mut *bytes, flags) {
             Ok((count, _)) => return Ok(count),
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
