@@ -1,4 +1,5 @@
-//! Values to bytes and back through `serde`, in MessagePack with named fields.
+//! Values to bytes and back through `serde`, in the form that [`format`](super::format)
+//! describes.
 //!
 //! Named fields take flattened, untagged and internally tagged types, and optional
 //! fields that are left out; sequences of bytes go as one run, not byte by byte.
@@ -7,6 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::attachments::{Incoming, Outgoing};
+use super::reader::Reader;
+use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Values nested deeper than this are refused: they could overflow the stack of who decodes
@@ -15,10 +18,7 @@ const DEPTH_MAX: usize = 256;
 
 /// Appends a value to `bytes` that stays where it is: nothing can go beside it.
 pub(crate) fn encode_alone<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<()> {
-    let mut serializer = rmp_serde::Serializer::new(bytes)
-        .with_bytes(rmp_serde::config::BytesMode::ForceAll)
-        .with_struct_map();
-    serializer.unstable_set_max_depth(DEPTH_MAX);
+    let mut serializer = Writer::new(bytes, DEPTH_MAX);
     value.serialize(&mut serializer).map_err(|error| {
         Error::because(
             ErrorKind::Encode,
@@ -30,8 +30,7 @@ pub(crate) fn encode_alone<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>
 
 /// Makes a value of what [`encode_alone`] made of it.
 pub(crate) fn decode_alone<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
-    deserializer.set_max_depth(DEPTH_MAX);
+    let mut deserializer = Reader::new(bytes, DEPTH_MAX);
     T::deserialize(&mut deserializer).map_err(|error| {
         Error::because(
             ErrorKind::Decode,

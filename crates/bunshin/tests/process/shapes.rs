@@ -182,7 +182,6 @@ fn structs_and_enums_cross() {
 }
 
 #[test]
-#[ignore = "MessagePack writes Some(()) and Some(None) as None; docs/design.md says so"]
 fn an_option_of_something_that_looks_like_nothing_crosses() {
     let _guard = guard(60);
     under_each_start_method(|method| {
@@ -227,7 +226,6 @@ struct Bytes {
 }
 
 #[test]
-#[ignore = "byte sequences inside untagged and flattened types need serde_bytes; docs/design.md says so"]
 fn bytes_inside_untagged_and_flattened_types_cross() {
     let _guard = guard(60);
     under_each_start_method(|method| {
