@@ -68,13 +68,16 @@ pub(super) const SHORT_TEXT_MAX: usize = 31;
 pub(super) const SHORT_MAX: usize = 15;
 
 /// Why a value could not be written or read.
+///
+/// One word, so that results of numbers are returned in registers.
 #[derive(Debug)]
-pub(crate) struct Fault(String);
+#[allow(clippy::box_collection, reason = "a string is three words")]
+pub(crate) struct Fault(Box<String>);
 
 impl Fault {
     #[cold]
     pub(super) fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
+        Self(Box::new(why.into()))
     }
 }
 
@@ -89,14 +92,14 @@ impl std::error::Error for Fault {}
 impl serde::ser::Error for Fault {
     #[cold]
     fn custom<T: fmt::Display>(why: T) -> Self {
-        Self(why.to_string())
+        Self::new(why.to_string())
     }
 }
 
 impl serde::de::Error for Fault {
     #[cold]
     fn custom<T: fmt::Display>(why: T) -> Self {
-        Self(why.to_string())
+        Self::new(why.to_string())
     }
 }
 

@@ -16,7 +16,12 @@ pub(crate) struct Reader<'de> {
     bytes: &'de [u8],
     /// How many levels deeper it may go.
     depth: usize,
+    /// The name that comes next if a struct is as its type says; or nothing.
+    expected: &'static str,
 }
+
+/// The first byte of the map with the most entries that it has room for.
+const SHORT_MAP_END: u8 = format::SHORT_MAP + format::SHORT_MAX as u8;
 
 type Result<T> = std::result::Result<T, Fault>;
 
@@ -27,7 +32,11 @@ fn short() -> Fault {
 impl<'de> Reader<'de> {
     /// For values that are nested `depth` levels deep at most.
     pub(crate) fn new(bytes: &'de [u8], depth: usize) -> Self {
-        Self { bytes, depth }
+        Self {
+            bytes,
+            depth,
+            expected: "",
+        }
     }
 
     #[inline]
@@ -90,7 +99,11 @@ impl<'de> Reader<'de> {
     #[inline]
     fn sequence<V: Visitor<'de>>(&mut self, left: Option<usize>, visitor: V) -> Result<V::Value> {
         self.deeper(|reader| {
-            let mut parts = Parts { reader, left };
+            let mut parts = Parts {
+                reader,
+                left,
+                names: &[],
+            };
             let value = visitor.visit_seq(&mut parts)?;
             parts.finish()?;
             Ok(value)
@@ -98,9 +111,18 @@ impl<'de> Reader<'de> {
     }
 
     #[inline]
-    fn map<V: Visitor<'de>>(&mut self, left: Option<usize>, visitor: V) -> Result<V::Value> {
+    fn map<V: Visitor<'de>>(
+        &mut self,
+        left: Option<usize>,
+        names: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value> {
         self.deeper(|reader| {
-            let mut parts = Parts { reader, left };
+            let mut parts = Parts {
+                reader,
+                left,
+                names,
+            };
             let value = visitor.visit_map(&mut parts)?;
             parts.finish()?;
             Ok(value)
@@ -158,16 +180,16 @@ impl<'de> Reader<'de> {
                 self.sequence(Some(len), visitor)
             }
             format::OPEN_SEQ => self.sequence(None, visitor),
-            format::SHORT_MAP..=0xdf => {
-                self.map(Some(usize::from(first - format::SHORT_MAP)), visitor)
+            format::SHORT_MAP..=SHORT_MAP_END => {
+                self.map(Some(usize::from(first - format::SHORT_MAP)), &[], visitor)
             }
             format::MAP => {
                 let len = self.length()?;
-                self.map(Some(len), visitor)
+                self.map(Some(len), &[], visitor)
             }
-            format::OPEN_MAP => self.map(None, visitor),
+            format::OPEN_MAP => self.map(None, &[], visitor),
             // For those who look before they decide: a map with one entry.
-            format::VARIANT => self.map(Some(1), visitor),
+            format::VARIANT => self.map(Some(1), &[], visitor),
             other => Err(Fault::new(format!("byte {other:#x} begins no value"))),
         }
     }
@@ -289,6 +311,38 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         self.deserialize_seq(visitor)
     }
 
+    #[inline]
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value> {
+        match self.bare()? {
+            first @ format::SHORT_MAP..=SHORT_MAP_END => {
+                let left = usize::from(first - format::SHORT_MAP);
+                self.map(Some(left), fields, visitor)
+            }
+            first => self.any(first, visitor),
+        }
+    }
+
+    #[inline]
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let name = std::mem::take(&mut self.expected);
+        let len = name.len();
+        // Known text need not be checked again for being text.
+        if (1..=format::SHORT_TEXT_MAX).contains(&len)
+            && self.peek()? == format::SHORT_TEXT | len as u8
+            && self.bytes.get(1..=len) == Some(name.as_bytes())
+        {
+            self.take(1 + len)?;
+            return visitor.visit_borrowed_str(name);
+        }
+        let first = self.bare()?;
+        self.any(first, visitor)
+    }
+
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -326,8 +380,6 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         deserialize_str();
         deserialize_string();
         deserialize_map();
-        deserialize_struct(&'static str, &'static [&'static str]);
-        deserialize_identifier();
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
@@ -340,6 +392,8 @@ struct Parts<'r, 'de> {
     reader: &'r mut Reader<'de>,
     /// How many are still to come; nothing where a mark ends them.
     left: Option<usize>,
+    /// The fields that a struct has, for as long as they come in this order.
+    names: &'static [&'static str],
 }
 
 impl Parts<'_, '_> {
@@ -398,11 +452,17 @@ impl<'de> MapAccess<'de> for Parts<'_, 'de> {
 
     #[inline]
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
+        if let Some((name, names)) = self.names.split_first() {
+            self.names = names;
+            self.reader.expected = name;
+        }
         self.next_element_seed(seed)
     }
 
     #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
+        // Unless the key was no name.
+        self.reader.expected = "";
         seed.deserialize(&mut *self.reader)
     }
 
@@ -504,9 +564,9 @@ impl<'de> VariantAccess<'de> for Holding<'_, 'de> {
 
     fn struct_variant<V: Visitor<'de>>(
         self,
-        _: &'static [&'static str],
+        fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        self.0.deserialize_map(visitor)
+        self.0.deserialize_struct("", fields, visitor)
     }
 }

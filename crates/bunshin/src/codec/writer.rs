@@ -27,15 +27,18 @@ impl<'a> Writer<'a> {
         Self { bytes, depth }
     }
 
-    #[inline]
-    fn put(&mut self, first: u8, rest: &[u8]) {
+    /// Appends a first byte and a number, with one look at whether there is room.
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, first: u8, number: [u8; N]) {
+        self.bytes.reserve(1 + N);
         self.bytes.push(first);
-        self.bytes.extend_from_slice(rest);
+        self.bytes.extend_from_slice(&number);
     }
 
-    #[inline]
+    #[inline(always)]
     fn text(&mut self, text: &str) {
         if text.len() <= format::SHORT_TEXT_MAX {
+            self.bytes.reserve(1 + text.len());
             self.bytes.push(format::SHORT_TEXT | text.len() as u8);
         } else {
             self.head(format::TEXT, text.len());
@@ -158,13 +161,13 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
             return self.serialize_u64(value);
         }
         if let Ok(value) = i8::try_from(value) {
-            self.put(format::I8, &value.to_le_bytes());
+            self.put(format::I8, value.to_le_bytes());
         } else if let Ok(value) = i16::try_from(value) {
-            self.put(format::I16, &value.to_le_bytes());
+            self.put(format::I16, value.to_le_bytes());
         } else if let Ok(value) = i32::try_from(value) {
-            self.put(format::I32, &value.to_le_bytes());
+            self.put(format::I32, value.to_le_bytes());
         } else {
-            self.put(format::I64, &value.to_le_bytes());
+            self.put(format::I64, value.to_le_bytes());
         }
         Ok(())
     }
@@ -176,7 +179,7 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
         if let Ok(value) = i64::try_from(value) {
             return self.serialize_i64(value);
         }
-        self.put(format::I128, &value.to_le_bytes());
+        self.put(format::I128, value.to_le_bytes());
         Ok(())
     }
 
@@ -200,13 +203,13 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
         if value < 0x80 {
             self.bytes.push(value as u8);
         } else if let Ok(value) = u8::try_from(value) {
-            self.put(format::U8, &[value]);
+            self.put(format::U8, [value]);
         } else if let Ok(value) = u16::try_from(value) {
-            self.put(format::U16, &value.to_le_bytes());
+            self.put(format::U16, value.to_le_bytes());
         } else if let Ok(value) = u32::try_from(value) {
-            self.put(format::U32, &value.to_le_bytes());
+            self.put(format::U32, value.to_le_bytes());
         } else {
-            self.put(format::U64, &value.to_le_bytes());
+            self.put(format::U64, value.to_le_bytes());
         }
         Ok(())
     }
@@ -215,24 +218,24 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
         if let Ok(value) = u64::try_from(value) {
             return self.serialize_u64(value);
         }
-        self.put(format::U128, &value.to_le_bytes());
+        self.put(format::U128, value.to_le_bytes());
         Ok(())
     }
 
     #[inline]
     fn serialize_f32(self, value: f32) -> Result<(), Fault> {
-        self.put(format::F32, &value.to_le_bytes());
+        self.put(format::F32, value.to_le_bytes());
         Ok(())
     }
 
     #[inline]
     fn serialize_f64(self, value: f64) -> Result<(), Fault> {
-        self.put(format::F64, &value.to_le_bytes());
+        self.put(format::F64, value.to_le_bytes());
         Ok(())
     }
 
     fn serialize_char(self, value: char) -> Result<(), Fault> {
-        self.put(format::CHAR, &u32::from(value).to_le_bytes());
+        self.put(format::CHAR, u32::from(value).to_le_bytes());
         Ok(())
     }
 
@@ -410,7 +413,7 @@ impl Parts<'_, '_> {
         value.serialize(&mut *self.writer)
     }
 
-    #[inline]
+    #[inline(always)]
     fn field<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), Fault> {
         self.count()?;
         self.writer.text(name);
@@ -470,7 +473,8 @@ macro_rules! fields {
             type Ok = ();
             type Error = Fault;
 
-            #[inline]
+            // The length of the name is known where this is used.
+            #[inline(always)]
             fn serialize_field<T: Serialize + ?Sized>(
                 &mut self,
                 name: &'static str,
