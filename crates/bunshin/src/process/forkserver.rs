@@ -205,7 +205,7 @@ pub(crate) struct Cloned {
 /// server itself never returns.
 pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
     process::set_thread_name(NAME);
-    let interrupts = process::ignore_interrupts();
+    let interrupts = process::block_interrupts();
     // What every child will want is made once, here.
     image::stamp();
     panic::install_hook();
@@ -243,8 +243,8 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
         let (kind, number) = match cloner.clone() {
             Ok(None) => {
                 // Not only when the child is put to use: a signal that comes right after a
-                // start must not be lost. An interrupt ends a spare, and another is ordered.
-                process::restore_interrupts(interrupts);
+                // start must not be late. An interrupt ends a spare, and another is ordered.
+                process::restore_blocked(&interrupts);
                 return Cloned {
                     control: child_control,
                     parent,

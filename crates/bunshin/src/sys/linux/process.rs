@@ -374,10 +374,26 @@ pub(crate) fn set_thread_name(name: &str) {
     }
 }
 
-/// Has this process not end when the terminal interrupts it; says what it did before.
-pub(crate) fn ignore_interrupts() -> usize {
-    // SAFETY: sets a disposition, no handler.
-    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) }
+/// The signals that a thread has blocked.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocked(libc::sigset_t);
+
+/// Has this process, of one thread, not end when the terminal interrupts it; says what was
+/// blocked before.
+///
+/// Blocked and not ignored: an interrupt of a child that has not unblocked them yet waits for
+/// that, and is not lost.
+pub(crate) fn block_interrupts() -> Blocked {
+    // SAFETY: all zero is a valid set.
+    let mut interrupts: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is a local.
+    unsafe { libc::sigemptyset(&raw mut interrupts) };
+    // SAFETY: as above.
+    unsafe { libc::sigaddset(&raw mut interrupts, libc::SIGINT) };
+    let mut before = interrupts;
+    // SAFETY: both sets are locals.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const interrupts, &raw mut before) };
+    Blocked(before)
 }
 
 /// Takes leave of the signals, the standard streams and the working directory of the process
@@ -393,10 +409,10 @@ pub(crate) fn step_aside() {
     let _ = rustix::process::chdir("/");
 }
 
-/// Takes [`ignore_interrupts`] back.
-pub(crate) fn restore_interrupts(before: usize) {
-    // SAFETY: the value is one that the same call returned in this program image.
-    unsafe { libc::signal(libc::SIGINT, before) };
+/// Takes [`block_interrupts`] back.
+pub(crate) fn restore_blocked(before: &Blocked) {
+    // SAFETY: the set is one that the system gave; nothing is wanted back.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before.0, std::ptr::null_mut()) };
 }
 
 /// Ends this process at once: no exit handlers, no destructors.
