@@ -35,6 +35,8 @@ pub enum StartMethod {
     ///
     /// As clean as `Spawn`, and nearly as quick as `Fork` from a small parent. Its
     /// environment variables are those of the time when the first such child was started.
+    /// From then on this process has two children more: the small process, and one that it
+    /// keeps ready for the next start.
     #[default]
     Forkserver,
 }
