@@ -156,7 +156,7 @@ fn a_spare_ends_with_the_process() {
             .start(
                 |sender: bunshin::Sender<(u32, u32)>, stays: bool| {
                     sender.send(server_and_spare()).unwrap();
-                    while stays {
+                    if stays {
                         thread::sleep(LONG);
                     }
                 },
