@@ -278,7 +278,9 @@ fn two_hundred_kills_at_random_moments() {
                 !has_leaked,
                 "round {round}: {now} descriptors, before {before}"
             );
-            assert_eq!(support::descendants(std::process::id()).len(), children);
+            // The forkserver's spare child may be there at one time and not yet at the other.
+            let now = support::descendants(std::process::id()).len();
+            assert!(now.abs_diff(children) <= 1, "{now} children, {children}");
         }
         board.store(MODE, QUIT, SeqCst);
         killer.result().expect("no panic");

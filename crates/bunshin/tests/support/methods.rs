@@ -50,8 +50,5 @@ fn holdings() -> [usize; 3] {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
     let mapped = maps.lines().filter(|line| line.contains("memfd:bunshin"));
     let descriptors = super::open_descriptors(own);
-    let below = super::descendants(own)
-        .into_iter()
-        .filter(|pid| !super::ProcessState::of(*pid).is_some_and(|process| process.is_helper()));
-    [descriptors, mapped.count(), below.count()]
+    [descriptors, mapped.count(), super::n_below(own)]
 }

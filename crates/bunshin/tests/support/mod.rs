@@ -391,6 +391,13 @@ pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
+/// How many processes there are below `pid` that are no living helpers.
+pub(crate) fn n_below(pid: u32) -> usize {
+    let is_helper = |pid: &u32| ProcessState::of(*pid).is_some_and(|p| p.is_helper());
+    let below = descendants(pid);
+    below.len() - below.iter().filter(|pid| is_helper(pid)).count()
+}
+
 /// Sends a signal; `false` if there is no such process any more.
 pub(crate) fn kill(pid: u32, signal: Signal) -> bool {
     let raw = i32::try_from(pid).expect("a pid is positive and fits");
