@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::codec::attachments::{Incoming, Outgoing};
 use crate::codec::buffer::Buffer;
-use crate::codec::serde::{decode, decode_alone, encode_alone};
+use crate::codec::serde::{decode, decode_of_others, encode_for_others};
 use crate::connection::fuzzing::converse;
 use crate::shm::heap::{Block, Descriptor, Heap};
 use crate::shm::layout::{HEAP_TABLE, Kind, PIPE_FIXED, PIPE_HEAP, PIPE_RINGS, RING};
@@ -110,9 +110,9 @@ pub fn stream(bytes: &[u8]) {
                 // It reads to the end of a message, and no further.
                 taken = choices.0.len() - rest.len();
                 assert!(choices.0[..taken].ends_with(&message));
-                if let Ok(value) = decode_alone::<Value>(&message) {
-                    let again = encode_alone(&value).expect("it can be written");
-                    let twice = decode_alone::<Value>(&again).expect("it can be read");
+                if let Ok(value) = decode_of_others::<Value>(&message) {
+                    let again = encode_for_others(&value).expect("it can be written");
+                    let twice = decode_of_others::<Value>(&again).expect("it can be read");
                     assert!(value.1 == twice.1 && value.2 == twice.2);
                 }
             }
