@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::measure::Result;
 use crate::peers::{
-    bare, bunshin, bunshin_sync, cpython_pool, crossmist, iceoryx2, ipc_channel, memcpy, parking_lot, posix, procspawn, python, rayon, ring, shared_memory, stream,
+    bare, bunshin, bunshin_sync, cpython_pool, crossmist, iceoryx2, ipc_channel, manager, memcpy,
+    parking_lot, posix, procspawn, python, rayon, ring, shared_memory, stream,
 };
 use crate::workload::{Pattern, Work};
 
@@ -576,6 +577,30 @@ pub const ROWS: &[Row] = &[
         time_limit: SHORT,
         entries: STREAMS,
         goals: &[goal("bunshin stream", Limit::Times(1.2, "socketpair"))],
+    },
+    Row {
+        name: "manager-get-1",
+        title: "A manager's dict, read by one process",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", manager::bunshin_one),
+            peer("CPython", manager::cpython_one),
+        ],
+        goals: &[goal("bunshin", Limit::Number(0.3))],
+    },
+    Row {
+        name: "manager-get-4",
+        title: "A manager's dict, read by four processes",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", manager::bunshin_four),
+            peer("CPython", manager::cpython_four),
+        ],
+        goals: &[goal("bunshin", Limit::Number(0.6))],
     },
 ];
 

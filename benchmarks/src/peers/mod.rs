@@ -8,6 +8,7 @@ pub mod cpython_pool;
 pub mod crossmist;
 pub mod iceoryx2;
 pub mod ipc_channel;
+pub mod manager;
 pub mod memcpy;
 pub mod parking_lot;
 pub mod posix;

@@ -12,3 +12,5 @@ mod shared_map {}
 mod sync {}
 #[doc = include_str!("../../../docs/guide/listener.md")]
 mod listener {}
+#[doc = include_str!("../../../docs/guide/manager.md")]
+mod manager {}

@@ -45,6 +45,7 @@
 //! | share a list of mixed items | [`ShareableList`], [`ListItem`] | `ShareableList` |
 //! | share a hash map | [`SharedMap`] | `Manager().dict` |
 //! | share bytes, with a name or without | [`SharedMemory`] | `SharedMemory` |
+//! | keep objects for all processes | [`Manager`], [`managed`] | `Manager` |
 //! | send a large array | [`Buffer`] | out-of-band buffers |
 //! | choose how processes are made | [`StartMethod`], [`Context`] | contexts |
 //!
@@ -114,6 +115,7 @@ pub mod fuzzing;
 mod fuzzing;
 #[cfg(doctest)]
 mod guide;
+pub mod manager;
 mod pool;
 mod process;
 mod shared;
@@ -122,6 +124,8 @@ mod sync;
 mod sys;
 mod transport;
 
+#[cfg(feature = "macros")]
+pub use bunshin_macros::managed;
 pub use codec::buffer::Buffer;
 #[cfg(feature = "tls")]
 pub use connection::tls;
@@ -132,6 +136,7 @@ pub use connection::{
 };
 pub use context::Context;
 pub use error::{Error, ErrorKind, Result};
+pub use manager::{CallError, Managed, Manager, ManagerBuilder};
 pub use pool::{
     Batch, Imap, MapHandle, ParMap, Pool, PoolBuilder, StatefulPool, StatefulPoolBuilder,
     TaskHandle, ThreadImap, ThreadPool,

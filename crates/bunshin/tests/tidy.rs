@@ -50,6 +50,8 @@ const SIDEWAYS: &[(&str, &[&str])] = &[
     ("backend", &["process", "connection"]),
     // `wait` waits for processes too.
     ("connection", &["process"]),
+    // A manager's server can hold a pool.
+    ("manager", &["pool"]),
 ];
 
 /// What every layer may import, and what itself imports from none.

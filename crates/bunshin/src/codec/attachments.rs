@@ -5,15 +5,16 @@
 //! thread-local; it is put there for the one call, belongs to the message, and is
 //! taken back whether the call returns, fails or panics.
 
+use std::any::Any;
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::{Block, Descriptor, Heap};
-use crate::sys::memory;
+use crate::sys::{memory, socket};
 
 /// Buffers shorter than this stay inside the bytes.
 pub(crate) const BESIDE_FROM: usize = 4 << 10;
@@ -26,6 +27,16 @@ pub(crate) struct Outgoing {
     pub(crate) blocks: Vec<Descriptor>,
     /// Why the encoding failed, where `serde` can only say that it did.
     failed: Option<Error>,
+    /// Buffers stay inside the bytes: whoever keeps those cannot keep a peer's blocks.
+    is_plain: bool,
+    /// Handles before this one belong to other parts of the message.
+    part: usize,
+    /// Handles of this part that several values share, by what they lead to.
+    common: Vec<(u64, u32, u64)>,
+    /// Whose objects are named by number in this message: a server's, or nobody's.
+    home: u64,
+    /// Those objects, of this part.
+    pub(crate) named: Vec<u64>,
 }
 
 /// What came beside a message.
@@ -35,6 +46,8 @@ pub(crate) struct Incoming {
     is_common: bool,
     handles: Vec<Option<OwnedFd>>,
     blocks: Vec<Option<Block>>,
+    /// Objects that the message names by number, whatever they are to who decodes it.
+    named: Vec<Option<Box<dyn Any + Send>>>,
 }
 
 thread_local! {
@@ -59,6 +72,28 @@ impl Outgoing {
         let mut outgoing = Self::default();
         outgoing.heap = heap;
         outgoing
+    }
+
+    /// For a message of several parts, each kept by itself by the server `home`.
+    pub(crate) fn to_server(heap: Option<Arc<Heap>>, home: u64) -> Self {
+        let mut outgoing = Self::new(heap);
+        outgoing.is_plain = true;
+        outgoing.home = home;
+        outgoing
+    }
+
+    /// For a message that the server `home` reads at once.
+    pub(crate) fn near_server(heap: Option<Arc<Heap>>, home: u64) -> Self {
+        let mut outgoing = Self::new(heap);
+        outgoing.home = home;
+        outgoing
+    }
+
+    /// Begins another part: handles and objects are counted from 0 again.
+    pub(crate) fn begin_part(&mut self) {
+        self.part = self.handles.len();
+        self.common.clear();
+        self.named.clear();
     }
 
     /// Runs `encode`, whose handles and blocks are added here.
@@ -111,9 +146,45 @@ impl Outgoing {
         Self::current(|outgoing| outgoing.push(handle))
     }
 
+    /// The handle of this message that leads to `whereto`, and what was noted with it; both
+    /// are made if there are none yet, which the last value tells.
+    ///
+    /// `make` may send messages of its own.
+    pub(crate) fn attach_common(
+        whereto: u64,
+        make: impl FnOnce() -> Result<(OwnedFd, u64)>,
+    ) -> Result<(u32, u64, bool)> {
+        Self::current(|outgoing| {
+            let known = outgoing.common.iter().find(|(to, ..)| *to == whereto);
+            if let Some((_, index, note)) = known {
+                return Ok((*index, *note, false));
+            }
+            let (handle, note) = make()?;
+            let index = outgoing.push(handle)?;
+            outgoing.common.push((whereto, index, note));
+            Ok((index, note, true))
+        })
+    }
+
+    /// Names an object of the server that the message goes to; nothing if it goes elsewhere.
+    pub(crate) fn name(home: u64, object: u64) -> Result<Option<u32>> {
+        Self::current(|outgoing| {
+            if outgoing.home != home {
+                return Ok(None);
+            }
+            outgoing.named.push(object);
+            Ok(Some(outgoing.named.len() as u32 - 1))
+        })
+    }
+
+    /// Whether large memory may go beside the message that is being encoded.
+    pub(crate) fn takes_memory() -> bool {
+        OUTGOING.with_borrow(|stack| stack.last().is_some_and(|outgoing| !outgoing.is_plain))
+    }
+
     fn push(&mut self, handle: OwnedFd) -> Result<u32> {
         self.handles.push(handle);
-        Ok(self.handles.len() as u32 - 1)
+        Ok((self.handles.len() - self.part) as u32 - 1)
     }
 
     /// Puts bytes beside the message that is being encoded: the one copy they take.
@@ -198,6 +269,7 @@ impl Incoming {
             handles: handles.into_iter().map(Some).collect(),
             blocks: blocks.into_iter().map(Some).collect(),
             is_common: false,
+            named: Vec::new(),
         }
     }
 
@@ -225,6 +297,48 @@ impl Incoming {
         }
         let _back = Back(INCOMING.take());
         decode()
+    }
+
+    /// With objects that the bytes name by number.
+    pub(crate) fn with_named(mut self, named: Vec<Box<dyn Any + Send>>) -> Self {
+        self.named = named.into_iter().map(Some).collect();
+        self
+    }
+
+    /// Takes an object that the message being decoded names.
+    pub(crate) fn take_named(index: u32) -> Result<Box<dyn Any + Send>> {
+        Self::current(|incoming| {
+            let slot = incoming.named.get_mut(index as usize);
+            slot.and_then(Option::take).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Corrupt,
+                    format!("a message names object {index}, which it has not"),
+                )
+            })
+        })
+    }
+
+    /// Copies a handle of the message that is being decoded, which others may want too.
+    pub(crate) fn share(index: u32) -> Result<OwnedFd> {
+        Self::current(|incoming| {
+            let Some(Some(handle)) = incoming.handles.get(index as usize) else {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("a message names handle {index}, which it has not"),
+                ));
+            };
+            socket::duplicate(handle.as_fd()).map_err(|error| Error::os("copy a handle", error))
+        })
+    }
+
+    /// Whether shared memory came with the message.
+    pub(crate) fn has_blocks(&self) -> bool {
+        !self.blocks.is_empty()
+    }
+
+    /// The handles that nobody has taken.
+    pub(crate) fn take_handles(&mut self) -> Vec<OwnedFd> {
+        self.handles.drain(..).flatten().collect()
     }
 
     /// Runs `decode`, which may take what came.

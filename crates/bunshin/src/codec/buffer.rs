@@ -236,7 +236,7 @@ impl<T: Pod> Serialize for Buffer<T> {
         if !Outgoing::is_collecting() {
             return serializer.serialize_bytes(bytes);
         }
-        if bytes.len() < BESIDE_FROM {
+        if bytes.len() < BESIDE_FROM || !Outgoing::takes_memory() {
             return Form::Inside(Inside(bytes.into())).serialize(serializer);
         }
         let passed = match &self.0 {

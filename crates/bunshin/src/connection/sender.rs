@@ -222,6 +222,10 @@ impl<T> Sender<T> {
         Ok(Self::new(side, memory))
     }
 
+    pub(crate) fn untyped(&self) -> &untyped::Sender {
+        &self.inner
+    }
+
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
     }

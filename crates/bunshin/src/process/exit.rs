@@ -41,6 +41,11 @@ impl ExitStatus {
         self.signal
     }
 
+    /// What another process was told by [`code`](Self::code) and [`signal`](Self::signal).
+    pub(crate) fn from_parts(code: Option<i32>, signal: Option<i32>) -> Option<Self> {
+        (code.is_some() || signal.is_some()).then_some(Self { code, signal })
+    }
+
     /// Whether it ended by itself with code 0.
     #[must_use]
     pub fn success(&self) -> bool {

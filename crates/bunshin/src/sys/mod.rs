@@ -9,6 +9,7 @@
 //! | `named` | shared memory with a name that other programs can open |
 //! | `socket` | a connected pair of byte streams that carries handles, and `poll` |
 //! | `network` | sockets with addresses, read and written without waiting; random bytes |
+//! | `poller` | a set of handles to wait for, however many there are |
 //! | `process` | fork, start of this program again, a waitable handle per child, signals |
 //! | `server` | the forkserver's clone: a child of the user's own process |
 //! | `thread` | thread identity, processor in use, the list of robust locks, futexes |

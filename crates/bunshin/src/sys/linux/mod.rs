@@ -4,6 +4,7 @@ pub(crate) mod image;
 pub(crate) mod memory;
 pub(crate) mod named;
 pub(crate) mod network;
+pub(crate) mod poller;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod socket;

@@ -1,0 +1,732 @@
+//! A process as a client of a server: how proxies reach their objects.
+//!
+//! A process is one client of a server, however many proxies it has. It knows the server by
+//! a door, and makes connections as its threads need them at the same time. A proxy in a
+//! message takes a door along, which the server has been told to keep the object for: as
+//! long as the message lies somewhere, the kernel keeps the door open, and when the message
+//! is lost the door's end is seen.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::message::{
+    FIELD, FOREVER, Hello, Op, REPLY, REQUEST, ReplyHead, Request, Status, field_head, kind_of,
+};
+use super::registry::lock;
+use super::wire::Wire;
+use crate::codec::attachments::{Incoming, Outgoing};
+use crate::codec::serde::{decode, encode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::{image, socket, thread};
+use crate::transport::Patience;
+use crate::transport::channel::Failure;
+use crate::transport::receiver::Message;
+
+/// How much longer than asked a client waits for a server that has stopped.
+const GRACE: Duration = Duration::from_secs(1);
+/// Connections that wait for their next use.
+const IDLE_MAX: usize = 16;
+
+/// The servers that this process knows.
+static CLIENTS: LazyLock<Mutex<HashMap<u64, Weak<Client>>>> = LazyLock::new(Mutex::default);
+
+/// A number that no other server has.
+pub(super) fn new_number() -> u64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u64(thread::ticks());
+    hasher.write_u32(std::process::id());
+    // 0 is nobody.
+    hasher.finish().max(1)
+}
+
+/// This process as a client of one server.
+pub(super) struct Client {
+    pub(super) id: u64,
+    generation: u32,
+    door: OwnedFd,
+    idle: ManuallyDrop<Mutex<Vec<Connection>>>,
+    /// Connections to threads that serve objects of the program's own.
+    direct: ManuallyDrop<Mutex<Vec<Connection>>>,
+    /// Connections whose caller gave up; what they are for is undone when it comes.
+    late: ManuallyDrop<Mutex<Vec<(Connection, u64)>>>,
+    /// Objects to let go of, for which there was no room at the time.
+    unreleased: Mutex<Vec<u64>>,
+    /// Whether there is anything in the two lists above.
+    is_behind: AtomicBool,
+    leases: AtomicU64,
+}
+
+/// A connection, with memory that is used again.
+struct Connection {
+    wire: Wire,
+    request: Vec<u8>,
+    calls: u32,
+}
+
+impl Client {
+    /// This process as a client of the server with that number, which `door` leads to.
+    pub(super) fn at(id: u64, door: impl FnOnce() -> Result<OwnedFd>) -> Result<Arc<Self>> {
+        let mut clients = lock(&CLIENTS);
+        let known = clients.get(&id).and_then(Weak::upgrade);
+        if let Some(client) = known {
+            if client.generation == thread::generation() {
+                return Ok(client);
+            }
+            // It is the parent's: the last reference may be this one, and dropping it takes
+            // no lock.
+        }
+        let theirs = door()?;
+        // A door of its own: the server sees by its end that this process has ended.
+        let os = |error| Error::os("become a client of a manager's server", error);
+        let (ours, session) = socket::packet_pair().map_err(os)?;
+        let hello = Hello::Session.write(image::stamp());
+        // A server that is gone is an error of the calls that follow.
+        let _ = socket::send(theirs.as_fd(), &hello, &[session.as_fd()], true);
+        let client = Arc::new(Self {
+            id,
+            generation: thread::generation(),
+            door: ours,
+            idle: ManuallyDrop::default(),
+            direct: ManuallyDrop::default(),
+            late: ManuallyDrop::default(),
+            unreleased: Mutex::default(),
+            is_behind: AtomicBool::new(false),
+            leases: AtomicU64::new(0),
+        });
+        clients.retain(|_, client| client.strong_count() > 0);
+        clients.insert(id, Arc::downgrade(&client));
+        Ok(client)
+    }
+
+    fn connect(&self, is_direct: bool) -> Result<Connection> {
+        let (wire, form, handles) = Wire::open()?;
+        let hello = if is_direct {
+            Hello::Direct(&form)
+        } else {
+            Hello::Link(&form)
+        };
+        let bytes = hello.write(image::stamp());
+        let handles: Vec<BorrowedFd<'_>> = handles.iter().map(AsFd::as_fd).collect();
+        socket::send(self.door.as_fd(), &bytes, &handles, true).map_err(|error| {
+            let error = Error::os("connect to a manager's server", error);
+            if error.is_disconnected() {
+                disconnected()
+            } else {
+                error
+            }
+        })?;
+        Ok(Connection {
+            wire,
+            request: Vec::new(),
+            calls: 0,
+        })
+    }
+
+    fn pool(&self, is_direct: bool) -> &Mutex<Vec<Connection>> {
+        if is_direct { &self.direct } else { &self.idle }
+    }
+
+    /// Begins a request.
+    #[inline]
+    pub(super) fn ask(self: &Arc<Self>, op: Op, object: u64) -> Result<Ask> {
+        let is_direct = matches!(op, Op::Make | Op::Method | Op::Enter);
+        let connection = lock(self.pool(is_direct)).pop();
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => self.connect(is_direct)?,
+        };
+        connection.calls = connection.calls.wrapping_add(1);
+        connection.request.clear();
+        connection.request.resize(REQUEST, 0);
+        let heap = Some(connection.wire.heap());
+        let outgoing = if is_direct {
+            Outgoing::near_server(heap, self.id)
+        } else {
+            Outgoing::to_server(heap, self.id)
+        };
+        Ok(Ask {
+            client: Arc::clone(self),
+            op,
+            object,
+            wait: FOREVER,
+            number: 0,
+            second: 0,
+            patience: Patience::Forever,
+            is_direct,
+            connection: Some(connection),
+            outgoing,
+        })
+    }
+
+    fn give_back(&self, connection: Connection, is_direct: bool) {
+        let mut pool = lock(self.pool(is_direct));
+        if pool.len() < IDLE_MAX {
+            pool.push(connection);
+        }
+    }
+
+    /// Lets go of an object, without waiting for anything.
+    fn release(self: &Arc<Self>, object: u64) {
+        let Ok(mut ask) = self.ask(Op::Release, object) else {
+            // A server that is gone holds nothing.
+            return;
+        };
+        ask.number = 1;
+        // A server that is stopped is waited for once, not for every proxy.
+        let patience = if lock(&self.unreleased).is_empty() {
+            Patience::within(GRACE)
+        } else {
+            Patience::Never
+        };
+        if ask.send(patience).is_err_and(|error| error.is_timeout()) {
+            lock(&self.unreleased).push(object);
+            self.is_behind.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Becomes one more holder of an object that came in a message.
+    pub(super) fn adopt(self: &Arc<Self>, object: u64) -> Result<()> {
+        self.ask(Op::Adopt, object)?.call()?.check()
+    }
+
+    /// Does what had to be left undone.
+    #[cold]
+    fn catch_up(self: &Arc<Self>) {
+        thread_local! {
+            /// What is done here ends in calls too.
+            static IS_CATCHING_UP: Cell<bool> = const { Cell::new(false) };
+        }
+        if IS_CATCHING_UP.replace(true) {
+            return;
+        }
+        self.is_behind.store(false, Ordering::Relaxed);
+        let unreleased = std::mem::take(&mut *lock(&self.unreleased));
+        for object in unreleased {
+            self.release(object);
+        }
+        let mut late = lock(&self.late);
+        let has_answer =
+            |(connection, _): &(Connection, u64)| connection.wire.receiver().side.ring.has_data();
+        let (ready, rest): (Vec<_>, Vec<_>) = late.drain(..).partition(has_answer);
+        if !rest.is_empty() {
+            self.is_behind.store(true, Ordering::Relaxed);
+        }
+        *late = rest;
+        drop(late);
+        for (connection, object) in ready {
+            let Ok(message) = connection.wire.receive(Patience::Never) else {
+                continue;
+            };
+            let Ok(answer) = Answer::new(self, message) else {
+                continue;
+            };
+            if matches!(answer.status, Status::Ok | Status::Abandoned) {
+                self.undo(answer, object);
+            }
+            self.give_back(connection, false);
+        }
+        IS_CATCHING_UP.set(false);
+    }
+
+    /// Sends what came back to where it came from.
+    fn undo(self: &Arc<Self>, mut answer: Answer, object: u64) {
+        if let Ok(mut ask) = self.ask(Op::Undo, object) {
+            if let Some(connection) = &mut ask.connection {
+                let fields = &answer.message.bytes()[REPLY..];
+                connection.request.extend_from_slice(fields);
+            }
+            ask.outgoing.handles = std::mem::take(&mut answer.handles);
+            // A server that is gone has nothing to undo.
+            let _ = ask.call();
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // In a forked child, the connections are the parent's, and their descriptors have been
+        // closed or are shared with it.
+        if self.generation == thread::generation() {
+            drop(std::mem::take(&mut *lock(&self.idle)));
+            drop(std::mem::take(&mut *lock(&self.direct)));
+            drop(std::mem::take(&mut *lock(&self.late)));
+        }
+    }
+}
+
+pub(super) fn disconnected() -> Error {
+    Error::new(
+        ErrorKind::Disconnected,
+        "the manager's server is gone (shut down, or its process has ended)",
+    )
+}
+
+fn failed(failure: Failure) -> Error {
+    match failure {
+        Failure::Disconnected => disconnected(),
+        Failure::NotYet => Error::new(
+            ErrorKind::TimedOut,
+            "the manager's server did not answer in time: its process may be stopped",
+        ),
+        Failure::Other(error) => error,
+    }
+}
+
+/// A request that is being written.
+pub(super) struct Ask {
+    client: Arc<Client>,
+    op: Op,
+    object: u64,
+    wait: u64,
+    pub(super) number: u64,
+    pub(super) second: u64,
+    patience: Patience,
+    is_direct: bool,
+    connection: Option<Connection>,
+    outgoing: Outgoing,
+}
+
+impl Ask {
+    /// How long it may wait; for ever unless this is said.
+    pub(super) fn wait(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self.wait = match patience {
+            Patience::Never => 0,
+            Patience::Forever => FOREVER,
+            Patience::Until(deadline) => {
+                let left = deadline.saturating_duration_since(std::time::Instant::now());
+                u64::try_from(left.as_nanos()).unwrap_or(FOREVER).max(1)
+            }
+        };
+        self
+    }
+
+    /// Waits for the answer as long as it takes, whatever the server was told.
+    pub(super) fn patiently(mut self) -> Self {
+        self.patience = Patience::Forever;
+        self
+    }
+
+    /// Waits for the answer so long at most, whatever the server was told.
+    pub(super) fn soon(mut self, timeout: Duration) -> Self {
+        self.patience = Patience::within(timeout);
+        self
+    }
+
+    /// For a semaphore, its bound.
+    pub(super) fn bound(mut self, bound: u64) -> Self {
+        self.wait = bound;
+        self
+    }
+
+    #[inline]
+    pub(super) fn number(mut self, number: u64) -> Self {
+        self.number = number;
+        self
+    }
+
+    pub(super) fn second(mut self, second: u64) -> Self {
+        self.second = second;
+        self
+    }
+
+    fn connection_mut(&mut self, work: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(connection) = &mut self.connection {
+            work(&mut connection.request);
+        }
+    }
+
+    /// Adds a value.
+    #[inline]
+    pub(super) fn field<T: Serialize + ?Sized>(mut self, value: &T) -> Result<Self> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(self);
+        };
+        let request = &mut connection.request;
+        let start = request.len();
+        request.extend_from_slice(&[0; FIELD]);
+        self.outgoing.begin_part();
+        let before = self.outgoing.handles.len();
+        encode(value, request, &mut self.outgoing)?;
+        let len = request.len() - start - FIELD;
+        let handles = self.outgoing.handles.len() - before;
+        let head = field_head(len, self.outgoing.named.len(), handles)?;
+        request[start..start + FIELD].copy_from_slice(&head);
+        for number in &self.outgoing.named {
+            request.extend_from_slice(&number.to_le_bytes());
+        }
+        Ok(self)
+    }
+
+    /// Adds text as it is.
+    pub(super) fn text(mut self, text: &str) -> Result<Self> {
+        let head = field_head(text.len(), 0, 0)?;
+        self.connection_mut(|request| {
+            request.extend_from_slice(&head);
+            request.extend_from_slice(text.as_bytes());
+        });
+        Ok(self)
+    }
+
+    /// Adds a handle that is the request's own.
+    pub(super) fn handle(mut self, handle: OwnedFd) -> Self {
+        self.outgoing.handles.push(handle);
+        self
+    }
+
+    /// Sends the request.
+    #[inline]
+    fn send(&mut self, patience: Patience) -> Result<()> {
+        let Some(connection) = &mut self.connection else {
+            return Err(disconnected());
+        };
+        let request = Request {
+            op: self.op,
+            call: connection.calls,
+            object: self.object,
+            wait: self.wait,
+            number: self.number,
+            second: self.second,
+            fields: Default::default(),
+        };
+        if let Some(head) = connection.request.first_chunk_mut() {
+            request.write(head);
+        }
+        let sent = connection
+            .wire
+            .send(&connection.request, &mut self.outgoing, patience);
+        if connection.request.capacity() > 1 << 20 {
+            connection.request = Vec::new();
+        }
+        sent.map_err(|failure| {
+            if matches!(failure, Failure::Disconnected) {
+                // It is of no use any more.
+                self.connection = None;
+            }
+            failed(failure)
+        })
+    }
+
+    /// Sends the request, and waits for the answer.
+    #[inline]
+    pub(super) fn call(mut self) -> Result<Answer> {
+        self.send(Patience::Forever)?;
+        let Some(connection) = &self.connection else {
+            return Err(disconnected());
+        };
+        let patience = match self.patience {
+            Patience::Until(deadline) => deadline
+                .checked_add(GRACE)
+                .map_or(Patience::Forever, Patience::Until),
+            _ => Patience::Forever,
+        };
+        match connection.wire.receive(patience) {
+            Ok(message) => {
+                let answer = Answer::new(&self.client, message)?;
+                if answer.call != connection.calls {
+                    self.connection = None;
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        "a manager's server answered another question",
+                    ));
+                }
+                Ok(answer)
+            }
+            Err(failure) => {
+                let connection = self.connection.take();
+                if let (Failure::NotYet, Some(connection), false) =
+                    (&failure, connection, self.is_direct)
+                {
+                    lock(&self.client.late).push((connection, self.object));
+                    self.client.is_behind.store(true, Ordering::Relaxed);
+                }
+                Err(failed(failure))
+            }
+        }
+    }
+}
+
+impl Drop for Ask {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.client.give_back(connection, self.is_direct);
+            if self.client.is_behind.load(Ordering::Relaxed) {
+                self.client.catch_up();
+            }
+        }
+    }
+}
+
+/// What a server has answered.
+pub(super) struct Answer {
+    pub(super) status: Status,
+    call: u32,
+    pub(super) number: u64,
+    message: Message,
+    /// Where the next field starts.
+    at: usize,
+    /// What the fields name, in their order: held once each, until they are taken or dropped.
+    named: Vec<Referent>,
+    handles: Vec<OwnedFd>,
+    has_beside: bool,
+}
+
+impl Answer {
+    #[inline]
+    fn new(client: &Arc<Client>, mut message: Message) -> Result<Self> {
+        let (head, names) = {
+            let head = ReplyHead::parse(message.bytes())?;
+            let names = head
+                .fields
+                .clone()
+                .any(|field| field.named().next().is_some());
+            ((head.status, head.call, head.number), names)
+        };
+        let mut named = Vec::new();
+        if names {
+            let head = ReplyHead::parse(message.bytes())?;
+            for number in head.fields.flat_map(|field| field.named()) {
+                named.push(Referent::held(client, number));
+            }
+        }
+        named.reverse();
+        let has_beside = message.incoming.has_blocks();
+        let handles = if has_beside {
+            Vec::new()
+        } else {
+            message.incoming.take_handles()
+        };
+        Ok(Self {
+            status: head.0,
+            call: head.1,
+            number: head.2,
+            message,
+            at: REPLY,
+            named,
+            handles,
+            has_beside,
+        })
+    }
+
+    /// An error, unless the request was done.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.status {
+            Status::Failed => {
+                let head = ReplyHead::parse(self.message.bytes())?;
+                let words = head
+                    .fields
+                    .clone()
+                    .next()
+                    .map_or(&[][..], |field| field.bytes);
+                Err(Error::new(
+                    kind_of(self.number),
+                    String::from_utf8_lossy(words),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it was done, where there may be nothing to do it with.
+    pub(super) fn found(&self) -> Result<bool> {
+        self.check()?;
+        Ok(self.status != Status::Nothing)
+    }
+
+    /// The next field, as a value.
+    #[inline]
+    pub(super) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        let Some((bytes, named, handles, next)) = self.field() else {
+            return Ok(None);
+        };
+        let value = if named == 0 && handles == 0 && !self.has_beside {
+            decode(&self.message.bytes()[bytes], &mut Incoming::default())?
+        } else {
+            let named = (0..named).filter_map(|_| self.named.pop());
+            let named: Vec<Box<dyn Any + Send>> = named
+                .map(|referent| Box::new(referent) as Box<dyn Any + Send>)
+                .collect();
+            let mut incoming = if self.has_beside {
+                std::mem::take(&mut self.message.incoming)
+            } else {
+                let count = handles.min(self.handles.len());
+                Incoming::new(self.handles.drain(..count).collect(), Vec::new())
+            }
+            .with_named(named);
+            decode(&self.message.bytes()[bytes], &mut incoming)?
+        };
+        self.at = next;
+        Ok(Some(value))
+    }
+
+    /// The next field, which has to be there.
+    #[inline]
+    pub(super) fn value<T: DeserializeOwned>(&mut self) -> Result<T> {
+        self.next()?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Corrupt,
+                "a manager's server answered with too few values",
+            )
+        })
+    }
+
+    /// The value, or nothing if there was none.
+    #[inline]
+    pub(super) fn optional<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        if self.found()? { self.next() } else { Ok(None) }
+    }
+
+    /// The next field, as text.
+    pub(super) fn next_text(&mut self) -> Option<String> {
+        let (bytes, _, _, next) = self.field()?;
+        self.at = next;
+        Some(String::from_utf8_lossy(&self.message.bytes()[bytes]).into_owned())
+    }
+
+    /// The next field, as a number.
+    pub(super) fn next_number(&mut self) -> Option<u64> {
+        let (bytes, _, _, next) = self.field()?;
+        self.at = next;
+        let bytes = self.message.bytes()[bytes].first_chunk()?;
+        Some(u64::from_le_bytes(*bytes))
+    }
+
+    #[inline]
+    fn field(&self) -> Option<(std::ops::Range<usize>, usize, usize, usize)> {
+        let bytes = self.message.bytes();
+        let head: &[u8; FIELD] = bytes.get(self.at..)?.first_chunk()?;
+        // The message has been checked as a whole.
+        let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let named = usize::from(u16::from_le_bytes([head[4], head[5]]));
+        let handles = usize::from(u16::from_le_bytes([head[6], head[7]]));
+        let start = self.at + FIELD;
+        Some((start..start + len, named, handles, start + len + 8 * named))
+    }
+}
+
+/// What a proxy holds: a reference to an object, which ends with it.
+pub(super) struct Referent {
+    client: Arc<Client>,
+    object: u64,
+    /// The same in a forked child, which is a client of its own.
+    adopted: Mutex<Option<(u32, Arc<Referent>)>>,
+}
+
+impl Referent {
+    /// One that the server has counted already.
+    pub(super) fn held(client: &Arc<Client>, object: u64) -> Self {
+        Self {
+            client: Arc::clone(client),
+            object,
+            adopted: Mutex::new(None),
+        }
+    }
+
+    /// Which object of which server this is.
+    pub(super) fn key(&self) -> (u64, u64) {
+        (self.client.id, self.object)
+    }
+
+    /// Begins a request to the object.
+    #[inline]
+    pub(super) fn ask(&self, op: Op) -> Result<Ask> {
+        if self.client.generation == thread::generation() {
+            return self.client.ask(op, self.object);
+        }
+        let own = self.in_this_process()?;
+        own.client.ask(op, own.object)
+    }
+
+    /// The same object, held by this forked child.
+    fn in_this_process(&self) -> Result<Arc<Referent>> {
+        let mut adopted = lock(&self.adopted);
+        match &*adopted {
+            Some((generation, own)) if *generation == thread::generation() => Ok(Arc::clone(own)),
+            _ => {
+                let client = Client::at(self.client.id, || copy(&self.client.door))?;
+                client.adopt(self.object)?;
+                let own = Arc::new(Self::held(&client, self.object));
+                // What another process had here is not this one's to drop.
+                if let Some(before) = adopted.replace((thread::generation(), Arc::clone(&own))) {
+                    std::mem::forget(before);
+                }
+                Ok(own)
+            }
+        }
+    }
+
+    /// Puts the object into the message that is being encoded.
+    pub(super) fn depart(&self) -> Result<Form> {
+        if self.client.generation != thread::generation() {
+            return self.in_this_process()?.depart();
+        }
+        if let Some(index) = Outgoing::name(self.client.id, self.object)? {
+            return Ok(Form::Here(index));
+        }
+        // The first proxy in a message makes the door, the others are added to it.
+        let (handle, number, is_new) = Outgoing::attach_common(self.client.id, || {
+            let number = self.client.leases.fetch_add(1, Ordering::Relaxed) + 1;
+            let (door, theirs) = socket::packet_pair()
+                .map_err(|error| Error::os("send a manager's proxy", error))?;
+            let ask = self.ask(Op::Lease)?.number(number).handle(theirs);
+            ask.call()?.check()?;
+            Ok((door, number))
+        })?;
+        if !is_new {
+            self.ask(Op::Lease)?.number(number).call()?.check()?;
+        }
+        Ok(Form::Away(self.client.id, self.object, handle))
+    }
+
+    /// Takes an object out of the message that is being decoded.
+    pub(super) fn arrive(form: &Form) -> Result<Self> {
+        match *form {
+            Form::Here(index) => Incoming::take_named(index)?
+                .downcast::<Self>()
+                .map(|referent| *referent)
+                .map_err(|_| Error::new(ErrorKind::Corrupt, "a message names another object")),
+            Form::Away(id, object, handle) => {
+                let client = Client::at(id, || Incoming::share(handle))?;
+                match client.adopt(object) {
+                    // A server that is gone is an error of the calls that follow.
+                    Err(error) if !error.is_disconnected() => Err(error),
+                    _ => Ok(Self::held(&client, object)),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Referent {
+    fn drop(&mut self) {
+        if self.client.generation == thread::generation() {
+            self.client.release(self.object);
+        }
+    }
+}
+
+fn copy(door: &OwnedFd) -> Result<OwnedFd> {
+    socket::duplicate(door.as_fd()).map_err(|error| Error::os("copy a manager's door", error))
+}
+
+/// An object inside a message.
+#[derive(Serialize, serde::Deserialize)]
+pub(super) enum Form {
+    /// In a message to or from its own server: which of the objects that the message names.
+    #[serde(rename = "h")]
+    Here(u32),
+    /// In another message: server, object, and which handle is a door to it.
+    #[serde(rename = "a")]
+    Away(u64, u64, u32),
+}

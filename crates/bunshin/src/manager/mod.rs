@@ -1,0 +1,46 @@
+//! Objects in a server process, and proxies to them.
+//!
+//! [`Manager`] starts the server and makes objects; the types here are what it gives.
+//!
+//! | Kind | Proxy |
+//! |---|---|
+//! | data | [`DictProxy`], [`ListProxy`], [`NamespaceProxy`], [`ValueProxy`], [`ArrayProxy`] |
+//! | waiting for each other | [`LockProxy`], [`RLockProxy`], [`SemaphoreProxy`], [`ConditionProxy`], [`EventProxy`], [`BarrierProxy`] |
+//! | passing things on | [`QueueProxy`] |
+//! | work | [`PoolProxy`] |
+//! | the program's own | [`Proxy`], by [`managed`](macro@crate::managed) |
+
+// - `handle`: the manager and its builder.
+// - `proxy`: what clients hold of objects; `managed` those of the program's own.
+// - `client`: this process as a client: connections, references, proxies in messages.
+// - `message`: what the two sides tell each other; `wire` a connection.
+// - `server`: the server's process; `direct` its threads for the program's own objects.
+// - `fuzzing`: the way in for a fuzzer.
+// - `registry`: objects and who refers to them; `object` what they do.
+
+mod client;
+mod direct;
+mod fuzzing;
+mod handle;
+mod managed;
+mod message;
+mod object;
+mod proxy;
+mod registry;
+mod server;
+mod wire;
+
+pub use fuzzing::fuzz_messages;
+pub use handle::{Manager, ManagerBuilder};
+pub use managed::{CallError, Managed, MethodCall, Proxy, macro_support};
+pub use proxy::barrier::{BarrierError, BarrierProxy};
+pub use proxy::condition::{ConditionGuard, ConditionProxy};
+pub use proxy::dict::DictProxy;
+pub use proxy::event::EventProxy;
+pub use proxy::list::ListProxy;
+pub use proxy::lock::{LockProxy, LockProxyGuard, RLockProxy};
+pub use proxy::namespace::NamespaceProxy;
+pub use proxy::pool::PoolProxy;
+pub use proxy::queue::QueueProxy;
+pub use proxy::semaphore::{SemaphorePermit, SemaphoreProxy};
+pub use proxy::value::{ArrayProxy, ValueProxy};

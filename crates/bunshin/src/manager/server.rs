@@ -1,0 +1,617 @@
+//! The server's process: one thread for all objects of the crate's own.
+//!
+//! ```text
+//! client 1  --ring-->  +-----------------------------------+
+//! client 2  --ring-->  |  requests, one after the other,   |  --ring-->  whoever is
+//! client 3  --ring-->  |  to objects that never block      |             answered
+//!     doors  ------->  +-----------------------------------+
+//! ```
+//!
+//! A request that has to wait is a note in its object, so that no other is delayed and no
+//! thread is blocked. One thread for all keeps a call at the price of a round trip, also
+//! where there are more clients than processors: the server finds the requests of all of
+//! them when it looks, and a client that runs finds its answer without anybody being woken.
+//!
+//! A connection is either polled (its client was quick lately) or armed (its client rings
+//! when it sends). With none polled the server sleeps.
+//!
+//! Objects of the program's own, whose methods may take any time, are called by threads of
+//! their own, a thread for each client's thread: `direct`.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::client::Client;
+use super::direct;
+use super::message::{FOREVER, HELLO, Hello, Kind, Op, Request, Status};
+use super::object::{Answer, Call, Caller, Flow, Object, Reply};
+use super::registry::{Numbered, Own, Registry, Session, Slot, lock};
+use super::wire::{Handle, Wire};
+use crate::codec::attachments::Outgoing;
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::ring::End;
+use crate::sys::poller::Poller;
+use crate::sys::{image, process, socket, thread};
+use crate::transport::Patience;
+use crate::transport::channel::Failure;
+
+/// What a server is started with.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Start {
+    pub(super) id: u64,
+    /// The server's end of its first door.
+    pub(super) door: Handle,
+}
+
+/// Ticks that the server polls after the last request; about as long as a wake-up takes.
+const SPIN: u64 = 150_000;
+/// Ticks between two looks at everything but polled connections.
+const LOOK_EVERY: u64 = 60_000;
+/// Ticks after which a connection that was quiet is not polled any more.
+const QUIET: u64 = 4_000_000;
+
+/// Replies up to this size leave their memory for the next one.
+const REPLY_KEPT: usize = 1 << 20;
+
+/// A door: a socket through which processes become clients.
+struct Door {
+    socket: OwnedFd,
+    /// The client that it belongs to, unless it travels in a message.
+    session: Option<Arc<Session>>,
+    /// What it keeps alive meanwhile.
+    leased: Vec<Arc<Slot>>,
+}
+
+/// A connection of a client's.
+struct Link {
+    wire: Wire,
+    session: Arc<Session>,
+    waiting: Option<(Caller, Arc<Slot>)>,
+    is_polled: bool,
+    last_used: u64,
+}
+
+struct Server {
+    registry: Arc<Registry>,
+    poller: Poller,
+    doors: Numbered<Door>,
+    /// Doors in messages, by client and number: until their client has said all of it.
+    leases: HashMap<(u64, u64), u64>,
+    links: Numbered<Link>,
+    polled: Vec<u64>,
+    deadlines: BinaryHeap<Reverse<(Instant, u64, u32)>>,
+    last: u64,
+    sessions: usize,
+    reply: Reply,
+    others: Vec<Answer>,
+    is_over: bool,
+}
+
+/// Runs a server until it is told to end.
+pub(super) fn serve(start: Start) -> Result<()> {
+    // The terminal interrupts the whole group; the manager's own process decides what follows.
+    process::block_interrupts();
+    let (graveyard, ended) = mpsc::channel::<Own>();
+    std::thread::Builder::new()
+        .name("bunshin-drop".into())
+        .spawn(move || {
+            for own in ended {
+                // A destructor that panics takes nobody along.
+                let _ = crate::process::panic::catch(true, move || drop(own));
+            }
+        })
+        .map_err(|error| Error::os("start a thread of a manager's server", error))?;
+    let os = |error| Error::os("start a manager's server", error);
+    let mut server = Server {
+        registry: Registry::new(start.id, graveyard),
+        poller: Poller::new().map_err(os)?,
+        doors: Numbered::default(),
+        leases: HashMap::new(),
+        links: Numbered::default(),
+        polled: Vec::new(),
+        deadlines: BinaryHeap::new(),
+        last: 0,
+        sessions: 0,
+        reply: Reply::default(),
+        others: Vec::new(),
+        is_over: false,
+    };
+    server.add_door(start.door.0, None)?;
+    // This process is a client too, where methods use proxies to its own objects.
+    let (ours, theirs) = socket::packet_pair().map_err(os)?;
+    server.add_door(theirs, None)?;
+    let _own = Client::at(start.id, || Ok(ours))?;
+    server.run()
+}
+
+impl Server {
+    fn next_number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let mut ready = Vec::new();
+        let mut looked = thread::ticks();
+        let mut served = looked;
+        while !self.is_over {
+            let mut was_busy = false;
+            for place in 0..self.polled.len() {
+                // Connections that end are taken out when everything is looked at.
+                let number = self.polled[place];
+                was_busy |= self.serve_link(number);
+            }
+            let now = thread::ticks();
+            if was_busy {
+                served = now;
+            }
+            if now.wrapping_sub(looked) > LOOK_EVERY {
+                self.poller.look(&mut ready).map_err(waited)?;
+                self.attend(&mut ready, now);
+                looked = now;
+            } else if !was_busy {
+                if now.wrapping_sub(served) > SPIN || self.polled.is_empty() {
+                    self.sleep(&mut ready)?;
+                    looked = thread::ticks();
+                    served = looked;
+                } else if self.shares_processor() {
+                    thread::give_way();
+                } else {
+                    (0..8).for_each(|_| std::hint::spin_loop());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a polled client was last seen on this thread's processor: it cannot send
+    /// anything while this thread spins.
+    fn shares_processor(&self) -> bool {
+        let here = thread::cpu();
+        self.polled.iter().any(|number| {
+            self.links
+                .get(number)
+                .is_some_and(|link| link.wire.receiver().side.ring.cpu(End::Sender) == Some(here))
+        })
+    }
+
+    /// Has all clients ring when they send, and waits for one.
+    fn sleep(&mut self, ready: &mut Vec<u64>) -> Result<()> {
+        let mut is_busy = false;
+        self.polled.retain(|number| {
+            let Some(link) = self.links.get_mut(number) else {
+                return false;
+            };
+            link.is_polled = link.wire.receiver().begin_watch();
+            is_busy |= link.is_polled;
+            link.is_polled
+        });
+        if is_busy {
+            return Ok(());
+        }
+        let deadline = self
+            .deadlines
+            .peek()
+            .map(|Reverse((deadline, ..))| *deadline);
+        self.poller.wait(deadline, ready).map_err(waited)?;
+        self.attend(ready, thread::ticks());
+        Ok(())
+    }
+
+    /// Serves what is ready, and those whose time is over.
+    fn attend(&mut self, ready: &mut Vec<u64>, now: u64) {
+        for number in ready.drain(..) {
+            if self.doors.contains_key(&number) {
+                self.open_door(number);
+            } else {
+                self.answer_bell(number, now);
+            }
+        }
+        // Those that have been quiet for a while ring from now on.
+        self.polled.retain(|number| {
+            let Some(link) = self.links.get_mut(number) else {
+                return false;
+            };
+            if now.wrapping_sub(link.last_used) > QUIET {
+                link.is_polled = link.wire.receiver().begin_watch();
+            }
+            link.is_polled
+        });
+        self.expire();
+    }
+
+    fn expire(&mut self) {
+        while let Some(Reverse((deadline, number, call))) = self.deadlines.peek().copied() {
+            if deadline > Instant::now() {
+                return;
+            }
+            self.deadlines.pop();
+            let waiting = self
+                .links
+                .get(&number)
+                .and_then(|link| link.waiting.clone());
+            if let Some((who, slot)) = waiting.filter(|(who, _)| who.call == call) {
+                let mut others = std::mem::take(&mut self.others);
+                lock(&slot.object).expire(who, &mut others);
+                self.others = others;
+                self.answer_others(&slot);
+            }
+        }
+    }
+
+    // -- doors
+
+    fn add_door(&mut self, fd: OwnedFd, session: Option<Arc<Session>>) -> Result<u64> {
+        let number = self.next_number();
+        self.poller
+            .add(fd.as_fd(), number)
+            .map_err(|error| Error::os("watch a manager's door", error))?;
+        self.doors.insert(
+            number,
+            Door {
+                socket: fd,
+                session,
+                leased: Vec::new(),
+            },
+        );
+        Ok(number)
+    }
+
+    fn open_door(&mut self, number: u64) {
+        // As many packets as there are, but others want their turn too.
+        for _ in 0..16 {
+            let Some(door) = self.doors.get(&number) else {
+                return;
+            };
+            let mut bytes = [0; HELLO];
+            let mut handles = Vec::new();
+            match socket::receive(door.socket.as_fd(), &mut bytes, &mut handles, false) {
+                Ok(0) => return self.close_door(number),
+                Ok(count) => {
+                    let session = door.session.clone();
+                    // Whoever is turned away sees its handles closed.
+                    let _ = self.welcome(&bytes[..count], handles, session);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // A packet whose handles there was no room for: its sender learns of it by
+                // their end.
+                Err(error) if error.kind() == std::io::ErrorKind::Other => {}
+                Err(_) => return self.close_door(number),
+            }
+        }
+    }
+
+    fn welcome(
+        &mut self,
+        bytes: &[u8],
+        mut handles: Vec<OwnedFd>,
+        session: Option<Arc<Session>>,
+    ) -> Result<()> {
+        let nobody = || Error::new(ErrorKind::Corrupt, "a connection belongs to no client");
+        match Hello::parse(bytes, image::stamp())? {
+            Hello::Session => {
+                let fd = handles.pop().ok_or_else(nobody)?;
+                let session = Session::new(self.next_number());
+                self.add_door(fd, Some(session))?;
+                self.sessions += 1;
+            }
+            Hello::Link(form) => {
+                let session = session.ok_or_else(nobody)?;
+                let wire = Wire::arrive(form, handles)?;
+                let number = self.next_number();
+                self.poller
+                    .add(wire.socket(), number)
+                    .map_err(|error| Error::os("watch a manager's client", error))?;
+                let link = Link {
+                    wire,
+                    session,
+                    waiting: None,
+                    is_polled: true,
+                    last_used: thread::ticks(),
+                };
+                self.links.insert(number, link);
+                self.polled.push(number);
+            }
+            Hello::Direct(form) => {
+                let session = session.ok_or_else(nobody)?;
+                let wire = Wire::arrive(form, handles)?;
+                direct::start(wire, session, Arc::clone(&self.registry))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close_door(&mut self, number: u64) {
+        let Some(door) = self.doors.remove(&number) else {
+            return;
+        };
+        self.poller.remove(door.socket.as_fd());
+        self.leases.retain(|_, lease| *lease != number);
+        if let Some(session) = &door.session {
+            self.sessions -= 1;
+            // What it had of any object goes on to others. Only what it holds can have
+            // something of it.
+            for slot in session.take_all() {
+                let mut others = std::mem::take(&mut self.others);
+                lock(&slot.object).bereave(session.number, &mut others);
+                self.others = others;
+                self.answer_others(&slot);
+            }
+        }
+    }
+
+    // -- connections
+
+    /// A connection's socket is readable: it rings, brings handles, or has ended.
+    fn answer_bell(&mut self, number: u64, now: u64) {
+        let Some(link) = self.links.get_mut(&number) else {
+            return;
+        };
+        link.last_used = now;
+        let receiver = link.wire.receiver();
+        let is_open = receiver.end_watch().is_ok();
+        if is_open && !receiver.side.ring.has_data() && socket::is_closed(link.wire.socket()) {
+            return self.close_link(number);
+        }
+        if !is_open {
+            return self.close_link(number);
+        }
+        if !link.is_polled {
+            link.is_polled = true;
+            self.polled.push(number);
+        }
+    }
+
+    fn close_link(&mut self, number: u64) {
+        let Some(link) = self.links.remove(&number) else {
+            return;
+        };
+        self.poller.remove(link.wire.socket());
+        if let Some((who, slot)) = link.waiting {
+            let mut others = std::mem::take(&mut self.others);
+            lock(&slot.object).leave(who.connection, &mut others);
+            self.others = others;
+            self.answer_others(&slot);
+        }
+    }
+
+    /// Serves a request if there is one.
+    #[inline]
+    fn serve_link(&mut self, number: u64) -> bool {
+        let Some(link) = self.links.get_mut(&number) else {
+            return false;
+        };
+        if !link.wire.receiver().side.ring.has_data() {
+            return false;
+        }
+        link.last_used = thread::ticks();
+        match link.wire.receive(Patience::Never) {
+            Ok(mut message) => {
+                let session = Arc::clone(&link.session);
+                let mut handles = message.incoming.take_handles();
+                match Request::parse(message.bytes()) {
+                    Ok(request) => {
+                        let mut reply = std::mem::take(&mut self.reply);
+                        reply.begin(request.call);
+                        let who = Caller {
+                            connection: number,
+                            session: session.number,
+                            call: request.call,
+                        };
+                        let flow = self
+                            .handle(who, &request, &mut handles, &session, &mut reply)
+                            .unwrap_or_else(|error| {
+                                reply.fail(&error);
+                                Some(Flow::Reply)
+                            });
+                        if flow == Some(Flow::Reply) {
+                            self.send(number, &mut reply);
+                        }
+                        if reply.bytes.capacity() <= REPLY_KEPT {
+                            self.reply = reply;
+                        }
+                    }
+                    Err(_) => self.close_link(number),
+                }
+            }
+            Err(Failure::NotYet) => {}
+            Err(_) => self.close_link(number),
+        }
+        true
+    }
+
+    /// Does what is asked; nothing where there is no reply to come.
+    fn handle(
+        &mut self,
+        who: Caller,
+        request: &Request<'_>,
+        handles: &mut Vec<OwnedFd>,
+        session: &Arc<Session>,
+        reply: &mut Reply,
+    ) -> Result<Option<Flow>> {
+        let mut call = Call {
+            who,
+            op: request.op,
+            wait: request.wait,
+            number: request.number,
+            second: request.second,
+            fields: request.fields,
+            handles,
+            session,
+        };
+        match request.op {
+            Op::Create => {
+                let kind = Kind::from_code(request.number)?;
+                let object = Object::create(kind, &mut call)?;
+                let slot = self.registry.insert(object);
+                session.hold(&slot);
+                reply.set(Status::Ok, slot.number);
+            }
+            Op::Adopt => {
+                let slot = self.registry.find(request.object)?;
+                session.hold(&slot);
+            }
+            Op::Release => {
+                session.release(request.object, request.number.max(1));
+                return Ok(None);
+            }
+            Op::Lease => {
+                let slot = session.get(request.object)?;
+                let key = (session.number, request.number);
+                let door = match handles.pop() {
+                    Some(fd) => {
+                        let door = self.add_door(fd, None)?;
+                        self.leases.insert(key, door);
+                        Some(door)
+                    }
+                    None => self.leases.get(&key).copied(),
+                };
+                match door.and_then(|door| self.doors.get_mut(&door)) {
+                    Some(door) => door.leased.push(slot),
+                    None => {
+                        return Err(Error::new(
+                            ErrorKind::InvalidInput,
+                            "the message that a manager's proxy was to go in is gone",
+                        ));
+                    }
+                }
+            }
+            Op::Publish => {
+                let slot = session.get(request.object)?;
+                self.registry.publish(name_of(request)?, slot);
+            }
+            Op::Find => match self.registry.published(&name_of(request)?) {
+                Some(slot) => {
+                    session.hold(&slot);
+                    reply.set(Status::Ok, slot.number);
+                }
+                None => reply.set(Status::Nothing, 0),
+            },
+            Op::Census => {
+                reply.set(Status::Ok, self.registry.len() as u64);
+                // Not this process itself, whose objects may use proxies.
+                let sessions = self.sessions.saturating_sub(1) as u64;
+                reply.push_bytes(&sessions.to_le_bytes())?;
+            }
+            Op::Shutdown => self.is_over = true,
+            Op::Make | Op::Method | Op::Enter => {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    "methods of a program's own are called over a connection of their own",
+                ));
+            }
+            _ => {
+                let slot = session.get(request.object)?;
+                let flow = lock(&slot.object).apply(&mut call, reply, &mut self.others)?;
+                if flow == Flow::Wait {
+                    if let Some(link) = self.links.get_mut(&who.connection) {
+                        link.waiting = Some((who, Arc::clone(&slot)));
+                    }
+                    if request.wait != FOREVER && request.wait != 0 {
+                        let deadline =
+                            Instant::now().checked_add(Duration::from_nanos(request.wait));
+                        if let Some(deadline) = deadline {
+                            self.deadlines
+                                .push(Reverse((deadline, who.connection, who.call)));
+                        }
+                    }
+                }
+                if !self.others.is_empty() {
+                    self.answer_others(&slot);
+                }
+                return Ok(Some(flow));
+            }
+        }
+        Ok(Some(Flow::Reply))
+    }
+
+    /// Answers those whose wait is over by what has happened to an object.
+    fn answer_others(&mut self, slot: &Arc<Slot>) {
+        while !self.others.is_empty() {
+            let mut answers = std::mem::take(&mut self.others);
+            for answer in answers.drain(..) {
+                let to = answer.to;
+                let Some(link) = self.links.get_mut(&to.connection) else {
+                    lock(&slot.object).take_back(answer, &mut self.others);
+                    continue;
+                };
+                link.waiting = None;
+                // What is given to a client that has died would be lost with it.
+                if socket::is_closed(link.wire.socket()) {
+                    lock(&slot.object).take_back(answer, &mut self.others);
+                    continue;
+                }
+                let mut reply = Reply::default();
+                reply.begin(to.call);
+                reply.set(answer.status, answer.number);
+                if let Some(value) = answer.value {
+                    if let Err(error) = reply.give(value) {
+                        reply.fail(&error);
+                    }
+                }
+                self.send(to.connection, &mut reply);
+            }
+            if self.others.is_empty() {
+                // Keeps its memory.
+                self.others = answers;
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, number: u64, reply: &mut Reply) {
+        let Some(link) = self.links.get(&number) else {
+            return;
+        };
+        let sent = send_reply(&link.wire, &link.session, reply, Patience::Never);
+        if sent.is_err() {
+            self.close_link(number);
+        }
+    }
+}
+
+/// Sends a reply; what its values name, the client holds once more.
+pub(super) fn send_reply(
+    wire: &Wire,
+    session: &Session,
+    reply: &mut Reply,
+    patience: Patience,
+) -> Result<(), Failure> {
+    let mut outgoing = Outgoing::new(Some(wire.heap()));
+    outgoing.handles.append(&mut reply.handles);
+    for slot in &reply.named {
+        session.hold(slot);
+    }
+    let sent = wire.send(&reply.bytes, &mut outgoing, patience);
+    let Err(failure) = sent else {
+        reply.named.clear();
+        return Ok(());
+    };
+    for slot in reply.named.drain(..) {
+        session.release(slot.number, 1);
+    }
+    match failure {
+        // Too large for what memory there is: the client is told that instead.
+        Failure::Other(error) => {
+            reply.fail(&error);
+            wire.send(&reply.bytes, &mut Outgoing::default(), patience)
+        }
+        other => Err(other),
+    }
+}
+
+fn name_of(request: &Request<'_>) -> Result<String> {
+    let field = { request.fields }.next();
+    let name = field.and_then(|field| std::str::from_utf8(field.bytes).ok());
+    name.map(str::to_owned)
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, "a name for an object is no text"))
+}
+
+fn waited(error: std::io::Error) -> Error {
+    Error::os("wait for a manager's clients", error)
+}
