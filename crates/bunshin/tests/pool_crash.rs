@@ -170,7 +170,7 @@ fn kill_at_random(board: RawArray<u64>) {
         let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
         let is_worker = |pid: &u32| {
             let state = support::ProcessState::of(*pid);
-            let is_other = |state: support::ProcessState| state.comm != "bunshin-fs";
+            let is_other = |state: support::ProcessState| !state.is_helper();
             *pid != std::process::id() && state.is_some_and(is_other)
         };
         let workers: Vec<u32> = pids.filter(is_worker).collect();

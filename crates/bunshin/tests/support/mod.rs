@@ -295,7 +295,7 @@ impl ProcessState {
     }
 
     /// Whether this is a living helper; a dead one has to be reaped like any child.
-    fn is_helper(&self) -> bool {
+    pub(crate) fn is_helper(&self) -> bool {
         self.state != 'Z' && HELPERS.contains(&self.comm.as_str())
     }
 
