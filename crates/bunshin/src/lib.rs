@@ -34,6 +34,8 @@
 //! | run a closure that borrows | [`scope`] | – |
 //! | copy this process | [`fork()`] | `os.fork` |
 //! | talk | [`pipe`], [`channel`], [`duplex`] | `Pipe` |
+//! | hand items to whoever is free | [`Queue`], [`SimpleQueue`] | `Queue`, `SimpleQueue` |
+//! | the same, and wait until they are done | [`JoinableQueue`] | `JoinableQueue` |
 //! | talk to other programs | [`Listener`], [`Client`] | `connection.Listener`, `connection.Client` |
 //! | wait for many at once | [`wait`] | `connection.wait` |
 //! | share a number or an array | [`Value`], [`Array`] | `Value`, `Array` |
@@ -118,6 +120,7 @@ mod guide;
 pub mod manager;
 mod pool;
 mod process;
+mod queue;
 mod shared;
 mod shm;
 mod sync;
@@ -145,6 +148,7 @@ pub use process::{
     ExitStatus, Fork, Panic, Process, ProcessBuilder, Scope, ScopedProcess, StartMethod, Target,
     TaskError, WorkerLost, fork, fork_unchecked, init, scope, set_start_method, start_method,
 };
+pub use queue::{JoinError, JoinableQueue, Queue, QueueIter, SimpleQueue};
 pub use shared::{
     Array, ArrayGuard, Atomic, ListItem, RawArray, RawValue, ShareableList, SharedAtomic,
     SharedMap, SharedMemory, Value, ValueGuard,

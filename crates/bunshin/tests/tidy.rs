@@ -46,7 +46,8 @@ const LAYERS: &[&[&str]] = &[
 /// Imports within one layer that are allowed: who, from whom.
 const SIDEWAYS: &[(&str, &[&str])] = &[
     ("shared", &["sync"]),
-    ("queue", &["sync"]),
+    // A queue fails as a pipe does, and `wait` waits for it too.
+    ("queue", &["sync", "connection"]),
     ("backend", &["process", "connection"]),
     // `wait` waits for processes too.
     ("connection", &["process"]),

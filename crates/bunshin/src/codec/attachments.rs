@@ -23,6 +23,8 @@ pub(crate) const BESIDE_FROM: usize = 4 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     heap: Option<Arc<Heap>>,
+    /// Buffers shorter than this stay inside the bytes; 0 for [`BESIDE_FROM`].
+    beside_from: usize,
     pub(crate) handles: Vec<OwnedFd>,
     pub(crate) blocks: Vec<Descriptor>,
     /// Why the encoding failed, where `serde` can only say that it did.
@@ -94,6 +96,23 @@ impl Outgoing {
         self.part = self.handles.len();
         self.common.clear();
         self.named.clear();
+    }
+
+    /// For messages whose reader is not known yet: few handles, and blocks of no heap.
+    pub(crate) fn for_anyone(beside_from: usize) -> Self {
+        let mut outgoing = Self::default();
+        outgoing.beside_from = beside_from;
+        outgoing
+    }
+
+    /// Whether a buffer of that length stays inside the bytes of the message that is being
+    /// encoded.
+    pub(crate) fn keeps_inside(len: usize) -> bool {
+        OUTGOING.with_borrow(|stack| {
+            stack.last().is_none_or(|outgoing| {
+                outgoing.is_plain || len < outgoing.beside_from.max(BESIDE_FROM)
+            })
+        })
     }
 
     /// Runs `encode`, whose handles and blocks are added here.
@@ -175,11 +194,6 @@ impl Outgoing {
             outgoing.named.push(object);
             Ok(Some(outgoing.named.len() as u32 - 1))
         })
-    }
-
-    /// Whether large memory may go beside the message that is being encoded.
-    pub(crate) fn takes_memory() -> bool {
-        OUTGOING.with_borrow(|stack| stack.last().is_some_and(|outgoing| !outgoing.is_plain))
     }
 
     fn push(&mut self, handle: OwnedFd) -> Result<u32> {

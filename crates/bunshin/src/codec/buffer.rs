@@ -9,7 +9,7 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::attachments::{BESIDE_FROM, Beside, Incoming, Outgoing};
+use super::attachments::{Beside, Incoming, Outgoing};
 use crate::shm::heap::Block;
 
 /// An array of plain values that crosses to another process at the speed of one copy
@@ -236,7 +236,7 @@ impl<T: Pod> Serialize for Buffer<T> {
         if !Outgoing::is_collecting() {
             return serializer.serialize_bytes(bytes);
         }
-        if bytes.len() < BESIDE_FROM || !Outgoing::takes_memory() {
+        if Outgoing::keeps_inside(bytes.len()) {
             return Form::Inside(Inside(bytes.into())).serialize(serializer);
         }
         let passed = match &self.0 {

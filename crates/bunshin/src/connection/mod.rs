@@ -8,7 +8,7 @@
 //! - `fuzzing`: the greeting for those who feed it with anything.
 //! - `stream`: such a connection.
 //! - `tls`: TLS for it, from files.
-//! - `wait`: many connections and processes at once.
+//! - `wait`: many connections, queues and processes at once.
 
 mod address;
 mod auth;
@@ -36,4 +36,5 @@ pub use pipe::{channel, duplex, pipe};
 pub use receiver::{Iter, Receiver};
 pub use sender::Sender;
 pub use stream::StreamConnection;
+pub(crate) use wait::sealed::Watch;
 pub use wait::{Waitable, wait};

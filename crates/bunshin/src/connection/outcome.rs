@@ -9,7 +9,7 @@ use crate::transport::channel::Failure;
 /// A value could not be sent; it comes back.
 #[non_exhaustive]
 pub enum SendError<T> {
-    /// The other end is closed, or its process is dead.
+    /// The other end is closed, or its process is dead. For a queue: it is closed.
     Disconnected(T),
     /// Something else, such as a value that cannot be encoded, or no memory for it.
     Failed(T, Error),
@@ -18,9 +18,9 @@ pub enum SendError<T> {
 /// A value could not be sent at once, or in time; it comes back.
 #[non_exhaustive]
 pub enum TrySendError<T> {
-    /// The pipe is full.
+    /// The pipe or queue is full.
     Full(T),
-    /// The other end is closed, or its process is dead.
+    /// The other end is closed, or its process is dead. For a queue: it is closed.
     Disconnected(T),
     /// Something else, such as a value that cannot be encoded, or no memory for it.
     Failed(T, Error),
@@ -30,7 +30,8 @@ pub enum TrySendError<T> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RecvError {
-    /// The other end is closed, or its process is dead, and all it sent has been received.
+    /// The other end is closed, or its process is dead, and all it sent has been received. For
+    /// a queue: it is closed and empty.
     Disconnected,
     /// Something else, such as a message of another type. It is taken from the pipe.
     Failed(Error),
@@ -42,7 +43,8 @@ pub enum RecvError {
 pub enum TryRecvError {
     /// There is no message yet.
     Empty,
-    /// The other end is closed, or its process is dead, and all it sent has been received.
+    /// The other end is closed, or its process is dead, and all it sent has been received. For
+    /// a queue: it is closed and empty.
     Disconnected,
     /// Something else, such as a message of another type. It is taken from the pipe.
     Failed(Error),
@@ -54,13 +56,14 @@ pub enum TryRecvError {
 pub enum RecvTimeoutError {
     /// The time has passed. Nothing was taken from the pipe.
     Timeout,
-    /// The other end is closed, or its process is dead, and all it sent has been received.
+    /// The other end is closed, or its process is dead, and all it sent has been received. For
+    /// a queue: it is closed and empty.
     Disconnected,
     /// Something else, such as a message of another type. It is taken from the pipe.
     Failed(Error),
 }
 
-const GONE: &str = "the other end of the pipe is gone (closed, or its process has ended)";
+const GONE: &str = "it is closed, or the process at the other end is gone";
 
 fn gone() -> Error {
     Error::new(ErrorKind::Disconnected, GONE)
@@ -70,9 +73,7 @@ impl<T> SendError<T> {
     pub(crate) fn new(value: T, failure: Failure) -> Self {
         match failure {
             Failure::Disconnected => Self::Disconnected(value),
-            Failure::NotYet => {
-                Self::Failed(value, Error::new(ErrorKind::TimedOut, "send to a pipe"))
-            }
+            Failure::NotYet => Self::Failed(value, Error::new(ErrorKind::TimedOut, "send")),
             Failure::Other(error) => Self::Failed(value, error),
         }
     }
@@ -106,7 +107,7 @@ impl From<Failure> for RecvError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Disconnected => Self::Disconnected,
-            Failure::NotYet => Self::Failed(Error::new(ErrorKind::TimedOut, "receive from a pipe")),
+            Failure::NotYet => Self::Failed(Error::new(ErrorKind::TimedOut, "receive")),
             Failure::Other(error) => Self::Failed(error),
         }
     }
@@ -157,7 +158,7 @@ impl<T> StdError for SendError<T> {}
 impl<T> fmt::Display for TrySendError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full(_) => f.write_str("cannot send now: the pipe is full"),
+            Self::Full(_) => f.write_str("cannot send now: it is full"),
             Self::Disconnected(_) => write!(f, "cannot send: {GONE}"),
             Self::Failed(_, error) => write!(f, "cannot send: {error}"),
         }
@@ -219,7 +220,7 @@ impl<T> From<SendError<T>> for Error {
 impl<T> From<TrySendError<T>> for Error {
     fn from(error: TrySendError<T>) -> Self {
         match error {
-            TrySendError::Full(_) => Self::new(ErrorKind::TimedOut, "the pipe is full"),
+            TrySendError::Full(_) => Self::new(ErrorKind::TimedOut, "cannot send now: it is full"),
             TrySendError::Disconnected(_) => gone(),
             TrySendError::Failed(_, error) => error,
         }

@@ -11,11 +11,11 @@ use crate::process::Process;
 use crate::sys::socket::{self, Interest};
 use crate::transport::Patience;
 
-/// What [`wait`] can wait for: a [`Receiver`], [`Connection`] or [`StreamConnection`] that has
-/// something to receive, a [`Process`] that has ended.
+/// What [`wait`] can wait for: a [`Receiver`], [`Connection`], [`StreamConnection`] or
+/// [`Queue`](crate::Queue) that has something to receive, a [`Process`] that has ended.
 pub trait Waitable: sealed::Watch {}
 
-mod sealed {
+pub(crate) mod sealed {
     use super::{BorrowedFd, Result};
 
     pub trait Watch {
@@ -96,9 +96,9 @@ impl<R> sealed::Watch for Process<R> {
 /// Waits until at least one of the objects is ready, for so long at most.
 ///
 /// A connection is ready when there is a message to receive or its sender is gone, a
-/// process when it has ended. Returns the positions of those that are ready, in order;
-/// none if the time has passed. Without a timeout, waits for ever; on no objects at all
-/// it returns at once.
+/// queue when it has an item or is closed, a process when it has ended. Returns the
+/// positions of those that are ready, in order; none if the time has passed. Without a
+/// timeout, waits for ever; on no objects at all it returns at once.
 ///
 /// # Errors
 /// `Os` if the system refuses to wait.

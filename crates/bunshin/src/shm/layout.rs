@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Barrier = 19,
     /// A map and its arena.
     Map = 8,
+    /// A queue of many producers and many consumers.
+    Queue = 7,
 }
 
 /// Bytes of the header that every segment starts with.
@@ -94,6 +96,16 @@ pub(crate) const SHARD_LINE: usize = 128;
 pub(crate) const MAP_SHARDS: usize = (MAP_ARENA + ARENA_TABLE).next_multiple_of(64);
 /// Bytes of a map's segment before its first extent.
 pub(crate) const MAP_FIXED: usize = (MAP_SHARDS + SHARDS * SHARD_LINE).next_multiple_of(4096);
+/// Where a queue's header lies.
+pub(crate) const QUEUE_HEADER: usize = 64;
+/// Where a queue's table of unfinished tasks lies.
+pub(crate) const QUEUE_TASKS: usize = 1024;
+/// Processes that can have unfinished tasks of a queue at a time.
+pub(crate) const QUEUE_HOLDERS: usize = 200;
+/// Bytes of a queue's fixed part.
+pub(crate) const QUEUE_FIXED: usize = 8192;
+/// Bytes of a chunk of a queue's items; chunks start at multiples of it.
+pub(crate) const QUEUE_CHUNK: u64 = 64 << 10;
 
 const _: () = assert!(RING.is_power_of_two());
 const _: () = assert!(PIPE_HEAP % 64 == 0);

@@ -260,3 +260,16 @@ impl Pending {
         THREAD.with(|thread| thread.borrow_mut().pending = None);
     }
 }
+
+/// Another thread's turn.
+pub(crate) fn pause() {
+    loom::thread::yield_now();
+}
+
+pub(crate) fn cpu() -> u32 {
+    0
+}
+
+pub(crate) fn ticks() -> u64 {
+    0
+}

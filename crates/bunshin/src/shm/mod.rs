@@ -13,6 +13,7 @@ pub(crate) mod layout;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memory;
+pub(crate) mod queue;
 mod region;
 pub(crate) mod ring;
 #[cfg(not(loom))]
@@ -21,6 +22,7 @@ pub(crate) mod segment;
 #[path = "loom_segment.rs"]
 pub(crate) mod segment;
 pub(crate) mod semaphore;
+pub(crate) mod side;
 pub(crate) mod table;
 pub(crate) mod tracker;
 

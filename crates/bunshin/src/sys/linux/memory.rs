@@ -33,15 +33,7 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<(
     if len == 0 {
         return Ok(());
     }
-    if len >= CHECKED_FROM {
-        let left = available();
-        if len.saturating_add(MARGIN) > left {
-            return Err(io::Error::new(
-                io::ErrorKind::OutOfMemory,
-                format!("{len} bytes of shared memory were asked for and {left} are left"),
-            ));
-        }
-    }
+    afford(len)?;
     loop {
         match rustix::fs::fallocate(fd, FallocateFlags::empty(), offset, len) {
             Ok(()) => return Ok(()),
@@ -49,6 +41,71 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Whether `len` more bytes can be had, as far as that can be told beforehand.
+pub(crate) fn afford(len: u64) -> io::Result<()> {
+    if len >= CHECKED_FROM {
+        let left = available();
+        if len.saturating_add(MARGIN) > left {
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                format!("{len} bytes of memory were asked for and {left} are left"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Writes bytes that are not there yet, growing the memory to hold them. Cheaper than
+/// [`reserve`] and a copy, as pages that are written whole are not cleared before.
+pub(crate) fn write_at(fd: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+    afford(bytes.len() as u64)?;
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                bytes = &bytes[count..];
+                offset += count as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Appends `len` bytes to `bytes`; fails if there is no room for them, or the memory ends before.
+pub(crate) fn read_at(
+    fd: BorrowedFd<'_>,
+    mut offset: u64,
+    len: usize,
+    bytes: &mut Vec<u8>,
+) -> io::Result<()> {
+    afford(len as u64)?;
+    bytes
+        .try_reserve_exact(len)
+        .map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
+    let end = bytes.len() + len;
+    while bytes.len() < end {
+        let left = end - bytes.len();
+        let spare = &mut bytes.spare_capacity_mut()[..left];
+        match rustix::io::pread(fd, spare, offset) {
+            Ok(([], _)) => {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok((filled, _)) => {
+                let count = filled.len();
+                let filled = bytes.len() + count;
+                // SAFETY: `pread` has just initialised these bytes, which lie in the capacity.
+                unsafe { bytes.set_len(filled) };
+                offset += count as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Gives the pages of `offset..offset + len` back to the system; they read as zero.

@@ -78,6 +78,26 @@ pub(crate) fn receive(
     if !wait {
         flags |= RecvFlags::DONTWAIT;
     }
+    receive_with(fd, bytes, handles, flags)
+}
+
+/// As [`receive`] without waiting, and leaves what it has received for the next call, with
+/// copies of the handles.
+pub(crate) fn peek(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    handles: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT | RecvFlags::PEEK;
+    receive_with(fd, bytes, handles, flags)
+}
+
+fn receive_with(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    handles: &mut Vec<OwnedFd>,
+    flags: RecvFlags,
+) -> io::Result<usize> {
     let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(HANDLES_AT_ONCE))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let message =

@@ -142,6 +142,11 @@ pub(crate) fn give_way() {
     rustix::thread::sched_yield();
 }
 
+/// Sleeps for a moment, where there is nothing to be woken by.
+pub(crate) fn pause() {
+    std::thread::sleep(Duration::from_micros(50));
+}
+
 /// Ticks of a cheap clock that only says how long ago something was, in units of
 /// roughly a nanosecond or less.
 #[inline]

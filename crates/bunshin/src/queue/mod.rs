@@ -1,0 +1,16 @@
+//! Queues between many producers and many consumers, in any process.
+//!
+//! - `typed`: the public `Queue`.
+//! - `simple`, `joinable`: its plainer and its richer relative.
+//! - `untyped`: what they share: encoded items, how long to wait and how, the trip of a handle.
+//! - `outside`: what belongs to a queue beside its memory: handles inside items, the bell.
+
+mod joinable;
+mod outside;
+mod simple;
+mod typed;
+mod untyped;
+
+pub use joinable::{JoinError, JoinableQueue};
+pub use simple::SimpleQueue;
+pub use typed::{Queue, QueueIter};
