@@ -8,9 +8,14 @@ mod shared_memory {}
 
 #[doc = include_str!("../../../docs/guide/shared_map.md")]
 mod shared_map {}
+
 #[doc = include_str!("../../../docs/guide/sync.md")]
 mod sync {}
+
 #[doc = include_str!("../../../docs/guide/listener.md")]
 mod listener {}
 #[doc = include_str!("../../../docs/guide/manager.md")]
 mod manager {}
+
+#[doc = include_str!("../../../docs/guide/queue.md")]
+mod queue {}
