@@ -193,6 +193,7 @@ fn measure_row(row: &'static Row, options: &Options) -> Result<Option<RowReport>
         .entries
         .iter()
         .filter(|entry| options.wants(row, entry.peer))
+        .filter(|entry| !entry.peer.starts_with("CPython") || peers::cpython::is_there())
         .collect();
     if entries.is_empty() {
         return Ok(None);

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::measure::Result;
 use crate::peers::{
-    bare, bunshin, bunshin_sync, cpython_pool, crossmist, iceoryx2, ipc_channel, manager, memcpy,
-    parking_lot, posix, procspawn, python, rayon, ring, shared_memory, stream,
+    bare, bunshin, bunshin_queue, bunshin_sync, cpython, cpython_pool, crossmist, iceoryx2,
+    ipc_channel, manager, memcpy, parking_lot, posix, procspawn, python, rayon, ring,
+    shared_memory, stream, threads,
 };
 use crate::workload::{Pattern, Work};
 
@@ -129,6 +130,15 @@ const STREAMS: &[Entry] = &[
     ours("bunshin stream", stream::bytes),
     peer("socketpair", bare::socketpair),
     peer("CPython Connection", python::connection),
+];
+
+const QUEUE_LINK: &[Entry] = &[
+    ours("bunshin", bunshin_queue::numbers),
+    ours("bunshin pipe", bunshin::numbers),
+    peer("ipc-channel serde", ipc_channel::numbers),
+    peer("CPython Queue", cpython::queue),
+    peer("crossbeam (threads)", threads::crossbeam),
+    peer("flume (threads)", threads::flume),
 ];
 
 const STARTS: &[Entry] = &[
@@ -601,6 +611,38 @@ pub const ROWS: &[Row] = &[
             peer("CPython", manager::cpython_four),
         ],
         goals: &[goal("bunshin", Limit::Number(0.6))],
+    },
+    Row {
+        name: "queue-round-trip",
+        title: "Queues of 8 bytes: there through one, and back through another",
+        unit: Unit::Micros,
+        work: round_trip(8),
+        time_limit: SHORT,
+        entries: QUEUE_LINK,
+        goals: &[goal("bunshin", Limit::Number(2.0))],
+    },
+    Row {
+        name: "queue-1-1",
+        title: "Queue of 8 bytes, one producer, one consumer",
+        unit: Unit::MillionsPerSecond,
+        work: one_way(8),
+        time_limit: SHORT,
+        entries: QUEUE_LINK,
+        goals: &[goal("bunshin", Limit::Number(5.0))],
+    },
+    Row {
+        name: "queue-4-4",
+        title: "Queue of 8 bytes, four producers, four consumers, on any core",
+        unit: Unit::MillionsPerSecond,
+        work: one_way(8),
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", bunshin_queue::each),
+            peer("CPython Queue", cpython::queue_each),
+            peer("crossbeam (threads)", threads::crossbeam_each),
+            peer("flume (threads)", threads::flume_each),
+        ],
+        goals: &[goal("bunshin", Limit::Number(3.0))],
     },
 ];
 

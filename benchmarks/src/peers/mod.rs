@@ -3,7 +3,9 @@
 
 pub mod bare;
 pub mod bunshin;
+pub mod bunshin_queue;
 pub mod bunshin_sync;
+pub mod cpython;
 pub mod cpython_pool;
 pub mod crossmist;
 pub mod iceoryx2;
@@ -18,6 +20,7 @@ pub mod rayon;
 pub mod ring;
 pub mod shared_memory;
 pub mod stream;
+pub mod threads;
 
 use std::ffi::OsString;
 

@@ -5,11 +5,13 @@
 //! - `pool.rs`: many trivial tasks.
 //! - `arrays.rs`: a map over large arrays.
 //! - `locks.rs`: locks, and signals that wake a process.
+//! - `queue.rs`: many producers and consumers on one queue.
 
 pub mod arrays;
 pub mod link;
 pub mod locks;
 pub mod pool;
+pub mod queue;
 pub mod start;
 
 use std::time::Duration;
