@@ -3,6 +3,27 @@
 use crate::error::Result;
 use crate::pool::{Pool, PoolBuilder};
 use crate::process::{ProcessBuilder, StartMethod, start_method};
+use crate::sys::cpus;
+
+/// How many processes can run at the same time: the processors that this process may use,
+/// at least one.
+///
+/// Counted are those of its affinity (`sched_setaffinity(2)`), and no more than the quota of
+/// its control group, of version 1 or 2, is worth: a quota of two and a half counts as three.
+///
+/// # Source
+/// CPython's `os.process_cpu_count`, and the quota; `multiprocessing.cpu_count` counts the
+/// processors of the machine.
+///
+/// # Examples
+/// ```
+/// let workers = bunshin::cpu_count();
+/// assert!(workers >= 1);
+/// ```
+#[must_use]
+pub fn cpu_count() -> usize {
+    cpus::count()
+}
 
 /// Makes processes and pools with one start method.
 ///
@@ -29,12 +50,29 @@ pub struct Context {
 
 impl Context {
     /// A context with that start method.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{Context, StartMethod};
+    ///
+    /// let child = Context::new(StartMethod::Spawn).process().start(|| 7, ())?;
+    /// assert_eq!(child.result()?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn new(method: StartMethod) -> Self {
         Self { method }
     }
 
     /// Its start method.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{Context, StartMethod, start_method};
+    ///
+    /// assert_eq!(Context::new(StartMethod::Fork).start_method(), StartMethod::Fork);
+    /// assert_eq!(Context::default().start_method(), start_method());
+    /// ```
     #[must_use]
     pub fn start_method(&self) -> StartMethod {
         self.method

@@ -5,9 +5,28 @@ use std::fmt;
 use std::io;
 
 /// A result with this crate's [`Error`].
+///
+/// # Examples
+/// ```
+/// fn half(of: u32) -> bunshin::Result<u32> {
+///     let value = bunshin::Value::new(of)?;
+///     Ok(value.get()? / 2)
+/// }
+///
+/// assert_eq!(half(4)?, 2);
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, in one word.
+///
+/// # Examples
+/// ```
+/// use bunshin::{Array, ErrorKind};
+///
+/// let error = Array::<u64>::new(usize::MAX).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -41,7 +60,8 @@ pub enum ErrorKind {
     Closed,
     /// Another process, or another thread, is using it.
     Busy,
-    /// A worker's initializer failed, or its workers end before they are ready.
+    /// A worker's initializer failed, or its workers end before they are ready; or what the
+    /// forkserver was to preload failed.
     Initializer,
     /// The system refused a call; the source says which error it gave.
     Os,
@@ -100,24 +120,56 @@ impl Error {
     }
 
     /// What went wrong, in one word.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{ErrorKind, StartMethod};
+    ///
+    /// let error = "thread".parse::<StartMethod>().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    /// ```
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
     /// Whether the peer is gone.
+    ///
+    /// # Examples
+    /// ```
+    /// let (sender, receiver) = bunshin::channel::<()>()?;
+    /// drop(receiver);
+    /// assert!(sender.send_bytes(b"to nobody").unwrap_err().is_disconnected());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
         self.kind() == ErrorKind::Disconnected
     }
 
     /// Whether the time that was given has passed.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let (_sender, receiver) = bunshin::channel::<()>()?;
+    /// let late = receiver.recv_timeout(Duration::from_millis(1)).unwrap_err();
+    /// assert!(bunshin::Error::from(late).is_timeout());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.kind() == ErrorKind::TimedOut
     }
 
     /// The system's error number, where the system was the cause (`errno(3)`).
+    ///
+    /// # Examples
+    /// ```
+    /// let error = bunshin::Pool::new(0).unwrap_err();
+    /// assert_eq!(error.raw_os_error(), None, "the system was not asked");
+    /// ```
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         let mut source = self.source();

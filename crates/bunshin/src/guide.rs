@@ -1,5 +1,11 @@
 //! The pages of `docs/guide`: their programs run as doc tests.
 
+#[doc = include_str!("../../../docs/guide/context.md")]
+mod context {}
+#[doc = include_str!("../../../docs/guide/lock.md")]
+mod lock {}
+#[doc = include_str!("../../../docs/guide/pipe.md")]
+mod pipe {}
 #[doc = include_str!("../../../docs/guide/pool.md")]
 mod pool {}
 
@@ -19,3 +25,10 @@ mod manager {}
 
 #[doc = include_str!("../../../docs/guide/queue.md")]
 mod queue {}
+#[doc = include_str!("../../../docs/guide/process.md")]
+mod process {}
+#[doc = include_str!("../../../docs/guide/shared.md")]
+mod shared {}
+#[cfg(feature = "tracing")]
+#[doc = include_str!("../../../docs/guide/tracing.md")]
+mod tracing {}

@@ -50,6 +50,9 @@
 //! | keep objects for all processes | [`Manager`], [`managed`] | `Manager` |
 //! | send a large array | [`Buffer`] | out-of-band buffers |
 //! | choose how processes are made | [`StartMethod`], [`Context`] | contexts |
+//! | see events and panics of children | `log::forward`, with the feature `tracing` | `log_to_stderr` |
+//! | have all children begin with something | [`set_forkserver_preload`] | the same |
+//! | look around | [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`] | the same |
 //!
 //! # Functions and arguments
 //!
@@ -117,6 +120,8 @@ pub mod fuzzing;
 mod fuzzing;
 #[cfg(doctest)]
 mod guide;
+#[cfg(feature = "tracing")]
+pub mod log;
 pub mod manager;
 mod pool;
 mod process;
@@ -137,7 +142,7 @@ pub use connection::{
     RecvError, RecvTimeoutError, SendError, Sender, StreamConnection, TryRecvError, TrySendError,
     Waitable, channel, duplex, pipe, wait,
 };
-pub use context::Context;
+pub use context::{Context, cpu_count};
 pub use error::{Error, ErrorKind, Result};
 pub use manager::{CallError, Managed, Manager, ManagerBuilder};
 pub use pool::{
@@ -145,8 +150,10 @@ pub use pool::{
     TaskHandle, ThreadImap, ThreadPool,
 };
 pub use process::{
-    ExitStatus, Fork, Panic, Process, ProcessBuilder, Scope, ScopedProcess, StartMethod, Target,
-    TaskError, WorkerLost, fork, fork_unchecked, init, scope, set_start_method, start_method,
+    CurrentProcess, ExitStatus, Fork, Panic, ParentProcess, PreloadOutcome, Process,
+    ProcessBuilder, Scope, ScopedProcess, StartMethod, Target, TaskError, WorkerLost,
+    active_children, current_process, fork, fork_unchecked, init, parent_process, scope,
+    set_forkserver_preload, set_start_method, start_method,
 };
 pub use queue::{JoinError, JoinableQueue, Queue, QueueIter, SimpleQueue};
 pub use shared::{

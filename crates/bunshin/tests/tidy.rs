@@ -37,6 +37,7 @@ const LAYERS: &[&[&str]] = &[
         "connection",
         "process",
         "backend",
+        "log",
     ],
     &["pool", "manager"],
     // What the fuzzers reach has to reach everything.
@@ -49,6 +50,8 @@ const SIDEWAYS: &[(&str, &[&str])] = &[
     // A queue fails as a pipe does, and `wait` waits for it too.
     ("queue", &["sync", "connection"]),
     ("backend", &["process", "connection"]),
+    // Children send their records from their first instruction to their last.
+    ("process", &["log"]),
     // `wait` waits for processes too.
     ("connection", &["process"]),
     // A manager's server can hold a pool.

@@ -81,6 +81,12 @@ impl<T: Pod> Buffer<T> {
     }
 
     /// The elements, to read.
+    ///
+    /// # Examples
+    /// ```
+    /// let buffer = bunshin::Buffer::from(vec![1, 2, 3]);
+    /// assert_eq!(buffer.as_slice(), [1, 2, 3]);
+    /// ```
     #[must_use]
     pub fn as_slice(&self) -> &[T] {
         match &self.0 {
@@ -92,6 +98,13 @@ impl<T: Pod> Buffer<T> {
     /// The elements, to write.
     ///
     /// Copies them first if the process they came from still holds them.
+    ///
+    /// # Examples
+    /// ```
+    /// let mut buffer = bunshin::Buffer::from(vec![1, 2, 3]);
+    /// buffer.as_mut_slice()[0] = 7;
+    /// assert_eq!(buffer, [7, 2, 3]);
+    /// ```
     #[must_use]
     pub fn as_mut_slice(&mut self) -> &mut [T] {
         if let Repr::Shared(block, _) = &mut self.0 {
@@ -108,6 +121,12 @@ impl<T: Pod> Buffer<T> {
     }
 
     /// The elements as a vector; shared memory is copied.
+    ///
+    /// # Examples
+    /// ```
+    /// let buffer = bunshin::Buffer::from(vec![1, 2, 3]);
+    /// assert_eq!(buffer.into_vec(), vec![1, 2, 3]);
+    /// ```
     #[must_use]
     pub fn into_vec(self) -> Vec<T> {
         match self.0 {
@@ -117,6 +136,18 @@ impl<T: Pod> Buffer<T> {
     }
 
     /// Whether the elements lie in memory that another process can map.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{Buffer, channel};
+    ///
+    /// let (sender, receiver) = channel()?;
+    /// let buffer = Buffer::from(vec![0u8; 100_000]);
+    /// assert!(!buffer.is_shared());
+    /// sender.send(buffer)?;
+    /// assert!(receiver.recv()?.is_shared());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn is_shared(&self) -> bool {
         matches!(self.0, Repr::Shared(..))

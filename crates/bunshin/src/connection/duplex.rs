@@ -50,17 +50,43 @@ impl<S, R> Connection<S, R> {
     }
 
     /// The two halves, which can go to different processes.
+    ///
+    /// # Examples
+    /// ```
+    /// let (here, there) = bunshin::pipe()?;
+    /// let (sender, receiver) = there.split();
+    /// here.send(1)?;
+    /// sender.send(receiver.recv()? + 1)?;
+    /// assert_eq!(here.recv()?, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn split(self) -> (Sender<S>, Receiver<R>) {
         (self.sender, self.receiver)
     }
 
     /// The sending half.
+    ///
+    /// # Examples
+    /// ```
+    /// let (here, there) = bunshin::pipe::<u8>()?;
+    /// drop(there);
+    /// assert!(here.sender().is_disconnected());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn sender(&self) -> &Sender<S> {
         &self.sender
     }
 
     /// The receiving half.
+    ///
+    /// # Examples
+    /// ```
+    /// let (here, there) = bunshin::pipe()?;
+    /// there.send(7)?;
+    /// assert_eq!(here.receiver().recv()?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn receiver(&self) -> &Receiver<R> {
         &self.receiver
     }

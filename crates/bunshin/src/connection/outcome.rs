@@ -7,6 +7,16 @@ use crate::error::{Error, ErrorKind};
 use crate::transport::channel::Failure;
 
 /// A value could not be sent; it comes back.
+///
+/// # Examples
+/// ```
+/// use bunshin::SendError;
+///
+/// let (sender, receiver) = bunshin::channel()?;
+/// drop(receiver);
+/// assert!(matches!(sender.send(7), Err(SendError::Disconnected(7))));
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[non_exhaustive]
 pub enum SendError<T> {
     /// The other end is closed, or its process is dead. For a queue: it is closed.
@@ -16,6 +26,16 @@ pub enum SendError<T> {
 }
 
 /// A value could not be sent at once, or in time; it comes back.
+///
+/// # Examples
+/// ```
+/// use bunshin::TrySendError;
+///
+/// let (sender, _receiver) = bunshin::channel()?;
+/// let refused = (0..).find_map(|number: u64| sender.try_send(number).err());
+/// assert!(matches!(refused, Some(TrySendError::Full(_))));
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[non_exhaustive]
 pub enum TrySendError<T> {
     /// The pipe or queue is full.
@@ -27,6 +47,16 @@ pub enum TrySendError<T> {
 }
 
 /// No message will come any more, or it was not one.
+///
+/// # Examples
+/// ```
+/// use bunshin::RecvError;
+///
+/// let (sender, receiver) = bunshin::channel::<u8>()?;
+/// drop(sender);
+/// assert!(matches!(receiver.recv(), Err(RecvError::Disconnected)));
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RecvError {
@@ -38,6 +68,15 @@ pub enum RecvError {
 }
 
 /// There is no message now.
+///
+/// # Examples
+/// ```
+/// use bunshin::TryRecvError;
+///
+/// let (_sender, receiver) = bunshin::channel::<u8>()?;
+/// assert!(matches!(receiver.try_recv(), Err(TryRecvError::Empty)));
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TryRecvError {
@@ -51,6 +90,17 @@ pub enum TryRecvError {
 }
 
 /// There was no message in time.
+///
+/// # Examples
+/// ```
+/// use bunshin::RecvTimeoutError;
+/// use std::time::Duration;
+///
+/// let (_sender, receiver) = bunshin::channel::<u8>()?;
+/// let late = receiver.recv_timeout(Duration::from_millis(1));
+/// assert!(matches!(late, Err(RecvTimeoutError::Timeout)));
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RecvTimeoutError {
@@ -79,6 +129,14 @@ impl<T> SendError<T> {
     }
 
     /// The value that was not sent.
+    ///
+    /// # Examples
+    /// ```
+    /// let (sender, receiver) = bunshin::channel()?;
+    /// drop(receiver);
+    /// assert_eq!(sender.send("back").map_err(|error| error.into_inner()), Err("back"));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn into_inner(self) -> T {
         match self {
             Self::Disconnected(value) | Self::Failed(value, _) => value,
@@ -96,6 +154,14 @@ impl<T> TrySendError<T> {
     }
 
     /// The value that was not sent.
+    ///
+    /// # Examples
+    /// ```
+    /// let (sender, receiver) = bunshin::channel()?;
+    /// drop(receiver);
+    /// assert_eq!(sender.try_send("back").map_err(|error| error.into_inner()), Err("back"));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn into_inner(self) -> T {
         match self {
             Self::Full(value) | Self::Disconnected(value) | Self::Failed(value, _) => value,

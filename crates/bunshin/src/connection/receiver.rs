@@ -67,6 +67,14 @@ impl<T> Receiver<T> {
     ///
     /// # Source
     /// CPython's `Connection.recv_bytes`.
+    ///
+    /// # Examples
+    /// ```
+    /// let (sender, receiver) = bunshin::channel::<()>()?;
+    /// sender.send_bytes(b"raw")?;
+    /// assert_eq!(receiver.recv_bytes()?, b"raw");
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn recv_bytes(&self) -> Result<Buffer<u8>, RecvError> {
         self.bytes(Patience::Forever).map_err(RecvError::from)
     }
@@ -75,6 +83,15 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     /// `Empty` if there is no message; otherwise as [`recv_bytes`](Self::recv_bytes).
+    ///
+    /// # Examples
+    /// ```
+    /// let (sender, receiver) = bunshin::channel::<()>()?;
+    /// assert!(receiver.try_recv_bytes().is_err());
+    /// sender.send_bytes(b"raw")?;
+    /// assert_eq!(receiver.try_recv_bytes()?, b"raw");
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn try_recv_bytes(&self) -> Result<Buffer<u8>, TryRecvError> {
         self.bytes(Patience::Never).map_err(TryRecvError::from)
     }
@@ -84,6 +101,16 @@ impl<T> Receiver<T> {
     /// # Errors
     /// `Timeout` if there was no message in that time; otherwise as
     /// [`recv_bytes`](Self::recv_bytes).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let (sender, receiver) = bunshin::channel::<()>()?;
+    /// sender.send_bytes(b"raw")?;
+    /// assert_eq!(receiver.recv_bytes_timeout(Duration::from_secs(1))?, b"raw");
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Buffer<u8>, RecvTimeoutError> {
         self.bytes(Patience::within(timeout))
             .map_err(RecvTimeoutError::from)
@@ -97,6 +124,16 @@ impl<T> Receiver<T> {
     ///
     /// # Source
     /// CPython's `Connection.recv_bytes_into`; here nothing is ever too short.
+    ///
+    /// # Examples
+    /// ```
+    /// let (sender, receiver) = bunshin::channel::<()>()?;
+    /// sender.send_bytes(b"raw")?;
+    /// let mut bytes = Vec::new();
+    /// assert_eq!(receiver.recv_bytes_into(&mut bytes)?, 3);
+    /// assert_eq!(bytes, b"raw");
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn recv_bytes_into(&self, bytes: &mut Vec<u8>) -> Result<usize, RecvError> {
         let message = self.raw(Patience::Forever)?;
         bytes.clear();
@@ -168,6 +205,18 @@ impl<T> Receiver<T> {
     ///
     /// # Source
     /// CPython's `Connection.fileno`.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{channel, wait};
+    /// use std::os::fd::AsRawFd;
+    ///
+    /// let (sender, receiver) = channel()?;
+    /// assert!(receiver.fileno()?.as_raw_fd() > 2);
+    /// sender.send(7)?;
+    /// assert_eq!(wait(&[&receiver], None)?, [0]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn fileno(&self) -> Result<BorrowedFd<'_>> {
         self.inner.fileno().map_err(Error::from)
     }
@@ -188,6 +237,14 @@ impl<T: DeserializeOwned> Receiver<T> {
     ///
     /// # Source
     /// CPython's `Connection.recv`.
+    ///
+    /// # Examples
+    /// ```
+    /// let (sender, receiver) = bunshin::channel()?;
+    /// sender.send("a word".to_owned())?;
+    /// assert_eq!(receiver.recv()?, "a word");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recv(&self) -> Result<T, RecvError> {
         self.value(Patience::Forever).map_err(RecvError::from)
     }
@@ -217,6 +274,17 @@ impl<T: DeserializeOwned> Receiver<T> {
     ///
     /// # Errors
     /// `Timeout` if there was none in that time; otherwise as [`recv`](Self::recv).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let (sender, receiver) = bunshin::channel()?;
+    /// assert!(receiver.recv_timeout(Duration::from_millis(1)).is_err());
+    /// sender.send(7)?;
+    /// assert_eq!(receiver.recv_timeout(Duration::from_secs(1))?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
         self.value(Patience::within(timeout))
             .map_err(RecvTimeoutError::from)
@@ -245,6 +313,16 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// Receives values until the sender is gone.
     ///
     /// An item is an error where a message could not be decoded; the next ones still come.
+    ///
+    /// # Examples
+    /// ```
+    /// let (sender, receiver) = bunshin::channel()?;
+    /// sender.send(1)?;
+    /// sender.send(2)?;
+    /// drop(sender);
+    /// assert_eq!(receiver.iter().sum::<Result<i32, _>>()?, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn iter(&self) -> Iter<'_, T> {
         Iter {
             receiver: self,
@@ -254,6 +332,17 @@ impl<T: DeserializeOwned> Receiver<T> {
 }
 
 /// The values that a [`Receiver`] receives until its sender is gone.
+///
+/// # Examples
+/// ```
+/// let (sender, receiver) = bunshin::channel()?;
+/// sender.send(1)?;
+/// let mut values = receiver.iter();
+/// assert_eq!(values.next().transpose()?, Some(1));
+/// drop(sender);
+/// assert!(values.next().is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Iter<'a, T> {
     receiver: &'a Receiver<T>,

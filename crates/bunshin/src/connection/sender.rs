@@ -87,6 +87,15 @@ impl<T> Sender<T> {
     }
 
     /// Whether the receiving end is closed, or its process is dead.
+    ///
+    /// # Examples
+    /// ```
+    /// let (sender, receiver) = bunshin::channel::<u8>()?;
+    /// assert!(!sender.is_disconnected());
+    /// drop(receiver);
+    /// assert!(sender.is_disconnected());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn is_disconnected(&self) -> bool {
         self.inner.is_disconnected()
     }
@@ -121,6 +130,18 @@ impl<T: Serialize> Sender<T> {
     ///
     /// # Errors
     /// `Full` if the pipe has no room; otherwise as [`send`](Self::send).
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::TrySendError;
+    ///
+    /// let (sender, receiver) = bunshin::channel()?;
+    /// let sent = (0..).take_while(|number: &u64| sender.try_send(*number).is_ok()).count();
+    /// assert!(sent > 0);
+    /// assert!(matches!(sender.try_send(0), Err(TrySendError::Full(0))));
+    /// assert_eq!(receiver.recv()?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
         self.send_value(&value, Patience::Never)
             .map_err(|failure| TrySendError::new(value, failure))
@@ -130,6 +151,16 @@ impl<T: Serialize> Sender<T> {
     ///
     /// # Errors
     /// `Full` if the pipe had no room in that time; otherwise as [`send`](Self::send).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let (sender, receiver) = bunshin::channel()?;
+    /// sender.send_timeout(7, Duration::from_secs(1))?;
+    /// assert_eq!(receiver.recv()?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), TrySendError<T>> {
         self.send_value(&value, Patience::within(timeout))
             .map_err(|failure| TrySendError::new(value, failure))

@@ -7,12 +7,25 @@ use super::duplex::Connection;
 use super::receiver::Receiver;
 use super::stream::StreamConnection;
 use crate::error::{Error, Result};
-use crate::process::Process;
+use crate::process::{ParentProcess, Process};
 use crate::sys::socket::{self, Interest};
 use crate::transport::Patience;
 
 /// What [`wait`] can wait for: a [`Receiver`], [`Connection`], [`StreamConnection`] or
-/// [`Queue`](crate::Queue) that has something to receive, a [`Process`] that has ended.
+/// [`Queue`](crate::Queue) that has something to receive, a [`Process`] or [`ParentProcess`] that
+/// has ended.
+///
+/// # Examples
+/// ```
+/// use bunshin::{Process, Waitable, channel, wait};
+///
+/// let (sender, receiver) = channel::<u8>()?;
+/// let child = Process::start(|| (), ())?;
+/// let objects: [&dyn Waitable; 2] = [&receiver, &child];
+/// assert_eq!(wait(&objects, None)?, [1]);
+/// # drop(sender);
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 pub trait Waitable: sealed::Watch {}
 
 pub(crate) mod sealed {
@@ -80,6 +93,22 @@ impl<S, R> sealed::Watch for StreamConnection<S, R> {
 impl<R> Waitable for Process<R> {}
 
 impl<R> sealed::Watch for Process<R> {
+    fn begin(&self) -> bool {
+        false
+    }
+
+    fn handle(&self) -> BorrowedFd<'_> {
+        self.sentinel()
+    }
+
+    fn end(&self, was_readable: bool) -> Result<bool> {
+        Ok(was_readable)
+    }
+}
+
+impl Waitable for ParentProcess {}
+
+impl sealed::Watch for ParentProcess {
     fn begin(&self) -> bool {
         false
     }

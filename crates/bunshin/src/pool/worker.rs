@@ -245,6 +245,8 @@ impl Worker {
             (Ok(arrived), Some(entry)) => {
                 call.input = arrived.input;
                 call.incoming = arrived.incoming;
+                #[cfg(feature = "tracing")]
+                let _task = crate::log::task(claim.ticket);
                 entry(call);
             }
             (Err(error), _) => target::fail(call, &Failure::Arguments(error.to_string())),

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
+use super::current::Identity;
 use super::handle::join_detached;
 use super::{forkserver, panic, spawn, target};
 use crate::codec::attachments::{Incoming, Outgoing};
@@ -31,10 +32,26 @@ pub(crate) struct Preparation {
     /// Which program the place below is in.
     pub(crate) stamp: u64,
     pub(crate) entry: u64,
-    pub(crate) name: String,
+    pub(crate) identity: Identity,
     /// The parent's working directory, for children whose own may be another.
     /// Its bytes, as it need not be text.
     pub(crate) directory: Option<Vec<u8>>,
+    /// From which handle of the message on those for records are, and which levels are wanted;
+    /// see `log::for_child`.
+    pub(crate) records: Option<(u32, u8)>,
+}
+
+#[cfg(feature = "tracing")]
+impl Preparation {
+    /// Has the child send its records where this process's go, or to this process.
+    pub(super) fn with_records(mut self, outgoing: &mut Outgoing) -> Self {
+        if let Some((handles, level)) = crate::log::for_child() {
+            // After the handles of the arguments, whose places are fixed.
+            self.records = Some((outgoing.handles.len() as u32, level));
+            outgoing.handles.extend(handles);
+        }
+        self
+    }
 }
 
 /// Turns this process into a child if it was started as one; then it does not return.
@@ -149,8 +166,9 @@ pub(super) fn rehearse() {
     let preparation = Preparation {
         stamp: image::stamp(),
         entry: 0,
-        name: String::new(),
+        identity: Identity::of_rehearsal(),
         directory: Some(b"/".to_vec()),
+        records: None,
     };
     let mut arguments = Vec::new();
     // The result is in nobody's interest; nor is why there is none.
@@ -186,14 +204,26 @@ fn answer(control: &OwnedFd, preparation: &Preparation, mut call: Call) -> i32 {
         );
         return 1;
     };
-    settle_in(&preparation.name);
+    #[cfg(feature = "tracing")]
+    let level = preparation.records.and_then(|(first, level)| {
+        let mut handle = |index| call.incoming.handle(index).ok();
+        crate::log::arrive(handle(first)?, handle(first.checked_add(1)?)?).then_some(level)
+    });
+    #[cfg(not(feature = "tracing"))]
+    let level = None;
+    settle_in(preparation.identity.clone(), level);
     entry(&mut call);
     send(control, &mut call)
 }
 
-/// Gives this process its identity as a child.
-pub(crate) fn settle_in(name: &str) {
-    process::set_thread_name(name);
+/// Gives this process its identity as a child; `level` is of the records that it is to send.
+pub(crate) fn settle_in(identity: Identity, level: Option<u8>) {
+    process::set_thread_name(&identity.name);
+    #[cfg(feature = "tracing")]
+    crate::log::settle(&identity.name, level);
+    #[cfg(not(feature = "tracing"))]
+    let _ = level;
+    identity.adopt();
     super::start_method::reset_start_method();
     panic::install_hook();
 }

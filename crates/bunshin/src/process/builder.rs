@@ -4,13 +4,13 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::bootstrap::{self, Preparation, START};
-use super::handle::{self, Child, Process, collect_detached};
+use super::current::Identity;
+use super::handle::{self, Child, Detached, Process, collect_detached};
 use super::start_method::{StartMethod, start_method};
 use super::target::{self, Target};
 use super::{fork, forkserver, spawn};
@@ -39,11 +39,16 @@ pub struct ProcessBuilder {
     pub(super) may_fork_threads: bool,
 }
 
-/// Numbers the children of this process for their default names.
-static STARTED: AtomicUsize = AtomicUsize::new(0);
-
 impl ProcessBuilder {
-    /// The child's name, for error messages, logs and `ps`. By default `Process-1` and so on.
+    /// The child's name, for error messages, logs and `ps`. By default `Process-1`
+    /// and so on, and for a child of that one `Process-1:1`.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::builder().name("reader").start(|| (), ())?;
+    /// assert_eq!(child.name(), "reader");
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
@@ -52,6 +57,16 @@ impl ProcessBuilder {
 
     /// Whether the child is killed when its handle is dropped. By default it is not: this
     /// process waits for it before it ends.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::builder().daemon(true).start(|| std::thread::park(), ())?;
+    /// assert!(child.is_daemon());
+    /// // It is killed here.
+    /// drop(child);
+    /// assert!(bunshin::active_children().is_empty());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.daemon = daemon;
@@ -59,6 +74,16 @@ impl ProcessBuilder {
     }
 
     /// The start method. By default that of [`start_method`](crate::start_method).
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{Process, StartMethod, current_process};
+    ///
+    /// let builder = Process::builder().start_method(StartMethod::Spawn);
+    /// let child = builder.start(|| current_process().start_method(), ())?;
+    /// assert_eq!(child.result()?, Some(StartMethod::Spawn));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.start_method = Some(method);
@@ -69,6 +94,13 @@ impl ProcessBuilder {
     ///
     /// # Errors
     /// As [`Process::start`].
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::builder().start(|a: i32, b: i32| a * b, (6, 7))?;
+    /// assert_eq!(child.result()?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn start<F, Args>(self, target: F, args: Args) -> Result<Process<F::Output>>
     where
         F: Target<Args>,
@@ -93,12 +125,12 @@ impl ProcessBuilder {
         mut outgoing: Outgoing,
     ) -> Result<(Arc<Child>, OwnedFd)> {
         collect_detached();
-        let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
-        let name = self.name.unwrap_or_else(|| format!("Process-{number}"));
         let method = self.start_method.unwrap_or_else(start_method);
+        let identity = Identity::of_child(self.name, method, self.daemon);
+        let name = identity.name.clone();
         let pair =
             || socket::pair().map_err(|error| Error::os(format!("start process {name}"), error));
-        let body = || {
+        let body = |identity, outgoing: &mut Outgoing| {
             // A copy of the server has the server's working directory.
             let directory = (method == StartMethod::Forkserver)
                 .then(|| std::env::current_dir().ok())
@@ -107,9 +139,14 @@ impl ProcessBuilder {
             let preparation = Preparation {
                 stamp: image::stamp(),
                 entry,
-                name: name.clone(),
+                identity,
                 directory,
+                records: None,
             };
+            #[cfg(feature = "tracing")]
+            let preparation = preparation.with_records(outgoing);
+            #[cfg(not(feature = "tracing"))]
+            let _ = outgoing;
             // What is printed next by the child comes after what was printed here.
             let _ = std::io::stdout().flush();
             bootstrap::start_body(&preparation, &arguments)
@@ -121,7 +158,7 @@ impl ProcessBuilder {
                 let call = || bootstrap::forked_call(arguments, handles);
                 let forked = fork::start_forked(
                     entry,
-                    &name,
+                    identity,
                     &control,
                     theirs,
                     self.may_fork_threads,
@@ -132,17 +169,18 @@ impl ProcessBuilder {
             StartMethod::Spawn => {
                 let (control, theirs) = pair()?;
                 // The message waits in the socket, so that the child need not wait for it.
-                stream::send(control.as_fd(), START, &body()?, &mut outgoing)?;
+                let body = body(identity, &mut outgoing)?;
+                stream::send(control.as_fd(), START, &body, &mut outgoing)?;
                 (spawn::start(spawn::CHILD, theirs)?, control)
             }
             StartMethod::Forkserver => {
-                let body = body()?;
+                let body = body(identity, &mut outgoing)?;
                 let forkserver::Waiting { started, control } = forkserver::take()?;
                 match stream::send(control.as_fd(), START, &body, &mut outgoing) {
                     // One that was killed just now is seen like any other that ends early.
                     Err(error) if !error.is_disconnected() => {
                         let _ = process::signal(started.pidfd.as_fd(), Sig::KILL);
-                        handle::collect_later(started);
+                        handle::collect_later(Detached::new(name, started));
                         return Err(error);
                     }
                     _ => {}
@@ -151,7 +189,9 @@ impl ProcessBuilder {
                 (started, control)
             }
         };
-        Ok((Arc::new(Child::new(name, started, self.daemon)), control))
+        #[cfg(feature = "tracing")]
+        crate::log::resume();
+        Ok((Child::register(name, started, self.daemon), control))
     }
 }
 

@@ -30,12 +30,26 @@ pub struct ExitStatus {
 
 impl ExitStatus {
     /// The exit code, if it ended by itself: 0 to 255.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> () { std::process::exit(3) }, ())?;
+    /// assert_eq!(child.join()?.code(), Some(3));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn code(&self) -> Option<i32> {
         self.code
     }
 
     /// The signal that ended it, if one did.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> () { std::process::abort() }, ())?;
+    /// assert_eq!(child.join()?.signal(), Some(6));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn signal(&self) -> Option<i32> {
         self.signal
@@ -47,6 +61,13 @@ impl ExitStatus {
     }
 
     /// Whether it ended by itself with code 0.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| (), ())?;
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn success(&self) -> bool {
         self.code == Some(0)

@@ -13,8 +13,10 @@ use serde::de::DeserializeOwned;
 
 use super::bootstrap::{self, Exit};
 use super::builder::ProcessBuilder;
+use super::current::Identity;
 use super::handle::{Child, Process};
 use super::outcome::TaskError;
+use super::start_method::StartMethod;
 use super::{panic, target};
 use crate::codec::outcome::Call;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,18 +37,42 @@ static BEFORE_MAIN: extern "C" fn() = {
     before_main
 };
 
-/// Refuses to fork while there are other threads.
-fn check_threads() -> Result<()> {
+/// How many threads this process has.
+pub(super) fn count_threads() -> Result<usize> {
     let mut count = 0;
     // A thread that has been joined may be listed for a moment longer.
     for _ in 0..20 {
         count = thread::count()
             .map_err(|error| Error::os("count the threads of this process", error))?;
         if count == 1 {
-            return Ok(());
+            break;
         }
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
+    Ok(count)
+}
+
+/// Stops what this crate does in threads of its own and can do without for a moment.
+fn hold_still() {
+    #[cfg(feature = "tracing")]
+    crate::log::pause();
+}
+
+/// Takes [`hold_still`] back.
+fn go_on() {
+    #[cfg(feature = "tracing")]
+    crate::log::resume();
+}
+
+/// Refuses to fork while there are other threads.
+fn check_threads() -> Result<()> {
+    hold_still();
+    let count = count_threads()?;
+    if count == 1 {
+        return Ok(());
+    }
+    // Refused: what had to stop for a fork goes on.
+    go_on();
     Err(Error::new(
         ErrorKind::Threads,
         format!(
@@ -62,12 +88,17 @@ fn check_threads() -> Result<()> {
 /// As for [`fork_unchecked`].
 unsafe fn start(work: impl FnOnce() -> i32) -> Result<Started> {
     let parent = std::process::id();
+    hold_still();
     // Or else both would print what is still in the buffer.
     let _ = std::io::stdout().flush();
     // SAFETY: the caller vouches for the threads.
     match unsafe { process::fork() } {
-        Err(error) => Err(Error::os("fork", error)),
+        Err(error) => {
+            go_on();
+            Err(Error::os("fork", error))
+        }
         Ok(Some(started)) => {
+            go_on();
             thread::leave_to_child(work);
             Ok(started)
         }
@@ -85,7 +116,7 @@ unsafe fn start(work: impl FnOnce() -> i32) -> Result<Started> {
 /// Starts a child that runs an entry on arguments it has inherited.
 pub(crate) fn start_forked(
     entry: u64,
-    name: &str,
+    identity: Identity,
     control: &OwnedFd,
     theirs: OwnedFd,
     may_have_threads: bool,
@@ -101,7 +132,7 @@ pub(crate) fn start_forked(
         process::close_inherited(control.as_raw_fd());
         channel::abandon_inherited();
         let mut call = call();
-        bootstrap::settle_in(name);
+        bootstrap::settle_in(identity, None);
         if let Some(entry) = entry {
             entry(&mut call);
         }
@@ -119,6 +150,17 @@ impl ProcessBuilder {
     /// Until it ends, the child does only what `signal-safety(7)` lists, or the caller knows
     /// that no other thread holds a lock at this moment, of the allocator for example, that
     /// the child will want.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{Process, StartMethod};
+    ///
+    /// let builder = Process::builder().start_method(StartMethod::Fork);
+    /// // SAFETY: the child only adds, and the allocator of the C library can be used after a fork.
+    /// let builder = unsafe { builder.allow_fork_with_threads() };
+    /// assert_eq!(builder.start(|a: u32, b: u32| a + b, (1, 2))?.result()?, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub unsafe fn allow_fork_with_threads(mut self) -> Self {
         self.may_fork_threads = true;
@@ -127,6 +169,20 @@ impl ProcessBuilder {
 }
 
 /// What [`fork`] returns: once in the parent, and once in the child.
+///
+/// # Examples
+/// ```
+/// # // Doc tests have threads, so that the fork happens in a child that has none.
+/// # bunshin::Process::start(|| {
+/// use bunshin::Fork;
+///
+/// match bunshin::fork().expect("there is one thread") {
+///     Fork::Parent(child) => assert_eq!(child.join().expect("it is ours").code(), Some(3)),
+///     Fork::Child => std::process::exit(3),
+/// }
+/// # }, ())?.result()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub enum Fork {
     /// This is the parent; the child runs too.
@@ -171,26 +227,46 @@ pub fn fork() -> Result<Fork> {
 /// In the child there is only the calling thread, and locks that others held stay locked
 /// for ever. Until it ends or executes another program, it does only what
 /// `signal-safety(7)` lists, or the caller knows that no such lock is wanted.
+///
+/// # Examples
+/// ```
+/// // SAFETY: the child does nothing but end.
+/// match unsafe { bunshin::fork_unchecked() }? {
+///     bunshin::Fork::Parent(child) => assert!(child.join()?.success()),
+///     bunshin::Fork::Child => std::process::exit(0),
+/// }
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 pub unsafe fn fork_unchecked() -> Result<Fork> {
+    hold_still();
     let _ = std::io::stdout().flush();
     // The child goes on with everything: shared memory that this process holds is its too.
     thread::count_copy();
     channel::count_for_copy();
+    let identity = Identity::of_child(None, StartMethod::Fork, false);
     // SAFETY: the caller vouches for the threads.
     match unsafe { process::fork() } {
         Ok(Some(started)) => {
-            let child = Child::new(format!("Fork-{}", started.pid), started, false);
-            Ok(Fork::Parent(Process::new(Arc::new(child), None)))
+            go_on();
+            let child = Child::register(copy_name(started.pid), started, false);
+            Ok(Fork::Parent(Process::new(child, None)))
         }
         Ok(None) => {
             channel::were_counted();
+            identity.named(copy_name(std::process::id())).adopt();
             Ok(Fork::Child)
         }
         Err(error) => {
+            go_on();
             channel::uncount_for_copy();
             Err(Error::os("fork", error))
         }
     }
+}
+
+/// What a raw copy of this process is called.
+fn copy_name(pid: u32) -> String {
+    format!("Fork-{pid}")
 }
 
 /// Runs `work`, which may fork children whose closures use what is around them.
@@ -263,6 +339,19 @@ pub fn scope<'env, T>(work: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>)
 }
 
 /// Where closures that capture are forked; see [`scope`].
+///
+/// # Examples
+/// ```
+/// # // Doc tests have threads, so that the fork happens in a child that has none.
+/// # bunshin::Process::start(|| {
+/// let word = String::from("borrowed");
+/// bunshin::scope(|scope| {
+///     let child = scope.spawn(|| word.len()).expect("there is one thread");
+///     assert_eq!(child.result().expect("it does not fail"), 8);
+/// });
+/// # }, ())?.result()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Scope<'scope, 'env: 'scope> {
     children: Mutex<Vec<Arc<Child>>>,
@@ -277,6 +366,17 @@ impl<'scope> Scope<'scope, '_> {
     ///
     /// # Errors
     /// `Threads` if this process has other threads; `Os` if the system gives no further process.
+    ///
+    /// # Examples
+    /// ```
+    /// # // Doc tests have threads, so that the fork happens in a child that has none.
+    /// # bunshin::Process::start(|| {
+    /// let numbers = [1, 2, 3];
+    /// let sum = bunshin::scope(|scope| scope.spawn(|| numbers.iter().sum::<i32>())?.result().map_err(Box::<dyn std::error::Error>::from));
+    /// assert_eq!(sum.expect("it does not fail"), 6);
+    /// # }, ())?.result()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn spawn<F, R>(&'scope self, work: F) -> Result<ScopedProcess<'scope, R>>
     where
         F: FnOnce() -> R + 'scope,
@@ -295,14 +395,14 @@ impl<'scope> Scope<'scope, '_> {
         work: impl FnOnce() -> i32,
     ) -> Result<Arc<Child>> {
         check_threads()?;
-        let name_there = name.as_str();
+        let identity = Identity::of_child(Some(name.clone()), StartMethod::Fork, true);
         let run = move || {
-            bootstrap::settle_in(name_there);
+            bootstrap::settle_in(identity, None);
             work()
         };
         // SAFETY: this is the only thread.
         let started = unsafe { start(run) }?;
-        Ok(Arc::new(Child::new(name, started, true)))
+        Ok(Child::register(name, started, true))
     }
 
     /// [`spawn`](Self::spawn), also while there are other threads.
@@ -312,6 +412,18 @@ impl<'scope> Scope<'scope, '_> {
     ///
     /// # Safety
     /// As for [`fork_unchecked`].
+    ///
+    /// # Examples
+    /// ```
+    /// let numbers = [1, 2, 3];
+    /// bunshin::scope(|scope| {
+    ///     // SAFETY: the child only adds, and the allocator of the C library can be used after a fork.
+    ///     let child = unsafe { scope.spawn_unchecked(|| numbers.iter().sum::<i32>()) }?;
+    ///     assert_eq!(child.result()?, 6);
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn spawn_unchecked<F, R>(&'scope self, work: F) -> Result<ScopedProcess<'scope, R>>
     where
         F: FnOnce() -> R + 'scope,
@@ -321,11 +433,12 @@ impl<'scope> Scope<'scope, '_> {
             socket::pair().map_err(|error| Error::os("start a process", error))?;
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("Scope-{}", children.len() + 1);
-        let (control_here, name_there) = (&control, name.as_str());
+        let identity = Identity::of_child(Some(name.clone()), StartMethod::Fork, false);
+        let control_here = &control;
         let run = move || {
             use std::os::fd::AsRawFd;
             process::close_inherited(control_here.as_raw_fd());
-            bootstrap::settle_in(name_there);
+            bootstrap::settle_in(identity, None);
             let mut call = Call::default();
             match panic::catch(false, work) {
                 Ok(result) => target::finish(&mut call, &result),
@@ -335,7 +448,7 @@ impl<'scope> Scope<'scope, '_> {
         };
         // SAFETY: the caller vouches for the threads.
         let started = unsafe { start(run) }?;
-        let child = Arc::new(Child::new(name, started, false));
+        let child = Child::register(name, started, false);
         children.push(Arc::clone(&child));
         Ok(ScopedProcess {
             process: Process::new(child, Some(control)),
@@ -345,6 +458,18 @@ impl<'scope> Scope<'scope, '_> {
 }
 
 /// A child of a [`scope`], with the methods of [`Process`].
+///
+/// # Examples
+/// ```
+/// # // Doc tests have threads, so that the fork happens in a child that has none.
+/// # bunshin::Process::start(|| {
+/// bunshin::scope(|scope| {
+///     let child = scope.spawn(|| ()).expect("there is one thread");
+///     assert!(child.join().expect("it is ours").success());
+/// });
+/// # }, ())?.result()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct ScopedProcess<'scope, R> {
     process: Process<R>,
@@ -356,6 +481,18 @@ impl<R: DeserializeOwned> ScopedProcess<'_, R> {
     ///
     /// # Errors
     /// As there.
+    ///
+    /// # Examples
+    /// ```
+    /// # // Doc tests have threads, so that the fork happens in a child that has none.
+    /// # bunshin::Process::start(|| {
+    /// bunshin::scope(|scope| {
+    ///     let child = scope.spawn(|| 7).expect("there is one thread");
+    ///     assert_eq!(child.result().expect("it does not fail"), 7);
+    /// });
+    /// # }, ())?.result()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn result(self) -> Result<R, TaskError> {
         self.process.take_result()
     }

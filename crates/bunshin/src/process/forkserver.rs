@@ -22,25 +22,45 @@
 //! | the server ends | nothing: it needs the server no more |
 //! | it is killed, or interrupted with the rest of its group | the next start sees its socket closed, collects it, and orders another |
 //! | the server is killed before it could answer | the parent reads the note, and ends it |
+//!
+//! After the note and before the first clone, a server may be asked once to preload:
+//!
+//! | Message | From, to | Body | Handles |
+//! |---|---|---|---|
+//! | `PRELOAD` | parent, server | the program's stamp and the function's place, eight bytes each | none |
+//! | `LOADED` | server, parent | nothing | none |
+//! | `NOT_LOADED` | server, parent | an encoded failure | none |
+//! | `THREADED` | server, parent | how many threads there are now, four bytes | none |
 
+use std::fmt;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::exit::ExitStatus;
+use super::fork::count_threads;
+use super::handle::Detached;
+use super::target::{self, Target};
 use super::{bootstrap, handle, panic, spawn};
-use crate::codec::attachments::Outgoing;
+use crate::codec::attachments::{Incoming, Outgoing};
+use crate::codec::outcome::{Call, Failure};
+use crate::codec::serde::decode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::process::{self, Sig, Started};
 use crate::sys::server::{Cloner, Note};
 use crate::sys::socket::{self, Interest};
 use crate::sys::{image, thread};
-use crate::transport::{Patience, stream};
+use crate::transport::{Patience, channel, stream};
 
 const CLONE: u16 = 1;
 const CLONED: u16 = 2;
 const REFUSED: u16 = 3;
 const NOTE: u16 = 4;
+const PRELOAD: u16 = 5;
+const LOADED: u16 = 6;
+const NOT_LOADED: u16 = 7;
+const THREADED: u16 = 8;
 
 /// The server's name in `ps`, and its spare child's.
 const NAME: &str = "bunshin-fs";
@@ -57,7 +77,120 @@ struct Server {
     generation: u32,
 }
 
-static SERVER: Mutex<Option<Server>> = Mutex::new(None);
+/// The server of this process, and what each is to preload.
+struct Current {
+    server: Option<Server>,
+    preload: Option<u64>,
+}
+
+static CURRENT: Mutex<Current> = Mutex::new(Current {
+    server: None,
+    preload: None,
+});
+
+/// What a function for [`set_forkserver_preload`] may return: nothing, or a result without a
+/// value.
+///
+/// # Examples
+/// ```
+/// use bunshin::{ErrorKind, set_forkserver_preload};
+///
+/// let refused = set_forkserver_preload(|| Err::<(), _>("there is no table"));
+/// assert_eq!(refused.unwrap_err().kind(), ErrorKind::Initializer);
+/// ```
+pub trait PreloadOutcome: sealed::Outcome {}
+
+impl PreloadOutcome for () {}
+impl<E: fmt::Display> PreloadOutcome for Result<(), E> {}
+
+mod sealed {
+    pub trait Outcome {
+        fn outcome(self) -> Result<(), String>;
+    }
+
+    impl Outcome for () {
+        fn outcome(self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    impl<E: std::fmt::Display> Outcome for Result<(), E> {
+        fn outcome(self) -> Result<(), String> {
+            self.map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// Has the forkserver run a function once before it makes children, so that each child begins
+/// with what it has loaded: tables, caches, parsed files.
+///
+/// The server is started, or replaced by one that has run this function instead of an earlier
+/// one; children that run already are not affected. A server that has died is replaced by one
+/// that runs the function again. Returns when the function has, however long that takes; that
+/// the server is killed meanwhile is an error. What the function prints is printed once.
+///
+/// Shared values and locks that it makes are shared by all children. Pipe ends are not
+/// inherited; they go to a child as its arguments. Children of other start methods do not have
+/// what was loaded.
+///
+/// # Errors
+/// `Initializer` if the function panicked, returned an error, or ended the server; `Threads` if it
+/// left threads behind, whose locks would stay locked in every child. An earlier function is
+/// then kept. `Os` if the server cannot be started.
+///
+/// # Source
+/// CPython's `multiprocessing.set_forkserver_preload`, which takes names of modules.
+///
+/// # Examples
+/// ```
+/// use bunshin::{Process, StartMethod, set_forkserver_preload};
+/// use std::sync::OnceLock;
+///
+/// static SQUARES: OnceLock<Vec<u64>> = OnceLock::new();
+///
+/// fn load() {
+///     SQUARES.get_or_init(|| (0..1000).map(|n| n * n).collect());
+/// }
+///
+/// set_forkserver_preload(load)?;
+/// let child = Process::builder()
+///     .start_method(StartMethod::Forkserver)
+///     .start(|| SQUARES.get().map(|squares| squares[12]), ())?;
+/// assert_eq!(child.result()?, Some(144));
+/// assert!(SQUARES.get().is_none(), "it was loaded there, not here");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn set_forkserver_preload<F>(function: F) -> Result<()>
+where
+    F: Target<()>,
+    F::Output: PreloadOutcome,
+{
+    let _ = function;
+    let entry = target::locate_entry(preload::<F>)?;
+    // Not under the lock: other threads go on starting children meanwhile.
+    let server = launch(Some(entry))?;
+    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+    current.preload = Some(entry);
+    if let Some(before) = current.server.replace(server) {
+        before.end();
+    }
+    Ok(())
+}
+
+fn preload<F>(call: &mut Call)
+where
+    F: Target<()>,
+    F::Output: PreloadOutcome,
+{
+    let function = image::conjure::<F>();
+    match panic::catch(call.is_quiet, || {
+        sealed::Outcome::outcome(function.call(()))
+    }) {
+        Ok(Ok(())) => target::finish(call, &()),
+        Ok(Err(why)) => target::fail(call, &Failure::Result(why)),
+        Err(failure) => target::fail(call, &failure),
+    }
+}
 
 /// A child that waits for its start message.
 pub(crate) struct Waiting {
@@ -67,27 +200,27 @@ pub(crate) struct Waiting {
 
 /// Gives a child of the server, the spare one if there is one.
 pub(crate) fn take() -> Result<Waiting> {
-    let mut slot = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
     let mut why = Error::new(ErrorKind::Os, "the forkserver's children end at once");
     // The server may have been killed since the last start, or while it started, and so may
     // the spare: some tries, each with a new one.
     for _ in 0..5 {
-        let mut server = match slot.take() {
+        let mut server = match current.server.take() {
             // A forked child has a copy of the parent's server; it needs one of its own.
             Some(server) if server.generation == thread::generation() => server,
-            _ => launch()?,
+            _ => launch(current.preload)?,
         };
         let was_ordered = server.ordered.is_some();
         match server.take_child() {
             Ok(Ok(waiting)) => {
-                *slot = Some(server);
+                current.server = Some(server);
                 if !socket::is_closed(waiting.control.as_fd()) {
                     return Ok(waiting);
                 }
-                handle::collect_later(waiting.started);
+                handle::collect_later(Detached::new(NAME.to_owned(), waiting.started));
             }
             Ok(Err(error)) => {
-                *slot = Some(server);
+                current.server = Some(server);
                 // What was refused a while ago may be possible now.
                 if !was_ordered {
                     return Err(error);
@@ -95,7 +228,7 @@ pub(crate) fn take() -> Result<Waiting> {
                 why = error;
             }
             Err(error) => {
-                server.give_up();
+                server.end();
                 why = Error::because(ErrorKind::Os, "the forkserver does not answer", error);
             }
         }
@@ -105,15 +238,15 @@ pub(crate) fn take() -> Result<Waiting> {
 
 /// Orders the next child, if that takes no waiting. If it fails, the next start sees to it.
 pub(crate) fn order_next() {
-    let mut slot = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(server) = &mut *slot {
+    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(server) = &mut current.server {
         if server.generation == thread::generation() && server.ordered.is_none() {
             let _ = server.order();
         }
     }
 }
 
-fn launch() -> Result<Server> {
+fn launch(preload: Option<u64>) -> Result<Server> {
     let failed = |error| Error::os("start the forkserver", error);
     let (control, theirs) = socket::pair().map_err(failed)?;
     let note = Note::new().map_err(failed)?;
@@ -123,16 +256,72 @@ fn launch() -> Result<Server> {
         .push(socket::duplicate(note.memory()).map_err(failed)?);
     stream::send(control.as_fd(), NOTE, &[], &mut outgoing)?;
     let process = spawn::start(spawn::SERVER, theirs)?;
-    Ok(Server {
+    let server = Server {
         control,
         process,
         note,
         ordered: None,
         generation: thread::generation(),
-    })
+    };
+    if let Some(entry) = preload {
+        if let Err(error) = server.preload(entry) {
+            server.end();
+            return Err(error);
+        }
+    }
+    Ok(server)
 }
 
 impl Server {
+    /// Has the server run a function before it serves.
+    fn preload(&self, entry: u64) -> Result<()> {
+        let failed = |why: String| {
+            Error::new(
+                ErrorKind::Initializer,
+                format!("the forkserver could not preload: {why}"),
+            )
+        };
+        let body = [image::stamp().to_le_bytes(), entry.to_le_bytes()].concat();
+        stream::send(
+            self.control.as_fd(),
+            PRELOAD,
+            &body,
+            &mut Outgoing::default(),
+        )?;
+        // As long as it takes. A server that ends meanwhile closes its end.
+        let answer = match stream::receive(self.control.as_fd(), Patience::Forever) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => {
+                let status = process::wait(self.process.pidfd.as_fd(), true);
+                return Err(failed(match status.ok().flatten().map(ExitStatus::from) {
+                    Some(status) => format!("it ended with {status}"),
+                    None => "it ended in an unknown way".to_owned(),
+                }));
+            }
+            Err(error) => return Err(error),
+        };
+        match answer.kind {
+            LOADED => Ok(()),
+            NOT_LOADED => Err(failed(
+                match decode(answer.bytes(), &mut Incoming::default()) {
+                    Ok(failure) => target::said(failure),
+                    Err(error) => error.to_string(),
+                },
+            )),
+            THREADED => {
+                let count = <[u8; 4]>::try_from(answer.bytes()).map_or(0, u32::from_le_bytes);
+                Err(Error::new(
+                    ErrorKind::Threads,
+                    format!(
+                        "what the forkserver preloaded left it with {count} threads: locks that the \
+                         others hold would stay locked in every child"
+                    ),
+                ))
+            }
+            kind => Err(failed(format!("it answers with kind {kind}"))),
+        }
+    }
+
     /// Asks for a child. The outer result says whether the server is there, the inner one
     /// whether this process has room for another child.
     fn order(&mut self) -> Result<Result<()>> {
@@ -184,8 +373,13 @@ impl Server {
         }
     }
 
-    /// Ends a server that does not answer, and the child that it may have made meanwhile.
-    fn give_up(self) {
+    /// Ends the server, and the child that it has made, or may have made, for nobody yet. Those
+    /// in use are this process's, and go on.
+    fn end(self) {
+        // A forked child has a copy of its parent's.
+        if self.generation != thread::generation() {
+            return;
+        }
         let _ = process::signal(self.process.pidfd.as_fd(), Sig::KILL);
         let _ = process::wait(self.process.pidfd.as_fd(), true);
         // The server is dead: the kernel writes nothing there any more.
@@ -224,6 +418,7 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
     if !process::die_with(parent) {
         process::exit_now(0);
     }
+    let mut has_loaded = false;
     loop {
         let mut ready = Vec::new();
         let watched = [
@@ -237,6 +432,13 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
         let Ok(Some(mut request)) = stream::receive(control.as_fd(), Patience::Forever) else {
             process::exit_now(0)
         };
+        if request.kind == PRELOAD {
+            has_loaded = true;
+            if !load(&control, request.bytes()) {
+                process::exit_now(1);
+            }
+            continue;
+        }
         let Ok(child_control) = request.incoming.handle(0) else {
             process::exit_now(1)
         };
@@ -245,6 +447,9 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
                 // Not only when the child is put to use: a signal that comes right after a
                 // start must not be late. An interrupt ends a spare, and another is ordered.
                 process::restore_blocked(&interrupts);
+                if has_loaded {
+                    channel::abandon_inherited();
+                }
                 return Cloned {
                     control: child_control,
                     parent,
@@ -258,4 +463,37 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
             process::exit_now(0);
         }
     }
+}
+
+/// Runs what is to be preloaded, and answers. False if the server is of no more use.
+fn load(control: &OwnedFd, body: &[u8]) -> bool {
+    let number = |at: usize| Some(u64::from_le_bytes(body.get(at..at + 8)?.try_into().ok()?));
+    let entry = match (number(0), number(8)) {
+        (Some(stamp), Some(entry)) if stamp == image::stamp() => target::find(entry),
+        _ => None,
+    };
+    let mut call = Call {
+        is_quiet: true,
+        ..Call::default()
+    };
+    match entry {
+        Some(entry) => entry(&mut call),
+        None => target::fail(
+            &mut call,
+            &Failure::Arguments("it runs another program than its parent".into()),
+        ),
+    }
+    // Or else each child would print what is still in the buffer.
+    let _ = std::io::stdout().flush();
+    let threads = count_threads().unwrap_or(0);
+    let (kind, body) = if call.failed {
+        (NOT_LOADED, call.output)
+    } else if threads != 1 {
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+        (THREADED, threads.to_le_bytes().to_vec())
+    } else {
+        (LOADED, Vec::new())
+    };
+    let sent = stream::send(control.as_fd(), kind, &body, &mut Outgoing::default());
+    sent.is_ok() && kind == LOADED
 }

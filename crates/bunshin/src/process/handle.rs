@@ -3,7 +3,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -32,19 +33,33 @@ pub(crate) struct Child {
     started: Started,
     daemon: bool,
     generation: u32,
+    /// Counts the handles of this process, in the order of the starts.
+    number: u64,
     /// How it ended, once that has been collected.
     status: Mutex<Option<ExitStatus>>,
 }
 
+/// The children that somebody has a handle on.
+static CHILDREN: Mutex<Vec<Weak<Child>>> = Mutex::new(Vec::new());
+static REGISTERED: AtomicU64 = AtomicU64::new(0);
+
 impl Child {
-    pub(crate) fn new(name: String, started: Started, daemon: bool) -> Self {
-        Self {
+    /// A child that has been started, to be found by [`living_children`].
+    pub(crate) fn register(name: String, started: Started, daemon: bool) -> Arc<Self> {
+        let child = Arc::new(Self {
             name,
             started,
             daemon,
             generation: thread::generation(),
+            number: REGISTERED.fetch_add(1, Ordering::Relaxed),
             status: Mutex::new(None),
-        }
+        });
+        let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only looked at here: upgrading could make this the last owner, whose drop needs
+        // more than this lock.
+        children.retain(|known| known.strong_count() > 0);
+        children.push(Arc::downgrade(&child));
+        child
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -116,7 +131,24 @@ impl Child {
 
 /// Children whose handle was dropped while they ran: they are collected at the next
 /// start, and waited for when this process ends.
-static DETACHED: Mutex<Vec<(u32, Started)>> = Mutex::new(Vec::new());
+static DETACHED: Mutex<Vec<Detached>> = Mutex::new(Vec::new());
+
+pub(super) struct Detached {
+    name: String,
+    started: Started,
+    generation: u32,
+}
+
+impl Detached {
+    pub(super) fn new(name: String, started: Started) -> Self {
+        Self {
+            name,
+            started,
+            generation: thread::generation(),
+        }
+    }
+}
+
 static AT_EXIT: Once = Once::new();
 
 impl Drop for Child {
@@ -136,36 +168,66 @@ impl Drop for Child {
             process::at_exit(handler);
         });
         if let Ok(pidfd) = socket::duplicate(self.pidfd()) {
-            collect_later(Started {
+            let started = Started {
                 pid: self.started.pid,
                 pidfd,
+            };
+            collect_later(Detached {
+                name: std::mem::take(&mut self.name),
+                started,
+                generation: self.generation,
             });
         }
     }
 }
 
 /// Has a child that is about to end collected with the detached ones.
-pub(super) fn collect_later(started: Started) {
+pub(super) fn collect_later(child: Detached) {
     let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
-    detached.push((thread::generation(), started));
+    detached.push(child);
 }
 
 /// Collects detached children that have ended.
 pub(crate) fn collect_detached() {
     let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
-    detached.retain(|(generation, started)| {
+    detached.retain(|child| {
         // A forked child has no say in its parent's children.
-        *generation == thread::generation()
-            && matches!(process::wait(started.pidfd.as_fd(), false), Ok(None))
+        child.generation == thread::generation()
+            && matches!(process::wait(child.started.pidfd.as_fd(), false), Ok(None))
     });
+}
+
+/// All children of this process that have not ended; collects those that have.
+pub(super) fn living_children() -> Vec<Arc<Child>> {
+    collect_detached();
+    let generation = thread::generation();
+    // Those that nobody had a handle on have one again, until it is dropped.
+    let detached = std::mem::take(&mut *DETACHED.lock().unwrap_or_else(PoisonError::into_inner));
+    let revived: Vec<_> = detached
+        .into_iter()
+        .map(|child| Child::register(child.name, child.started, false))
+        .collect();
+    let known: Vec<_> = {
+        let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        children.iter().filter_map(Weak::upgrade).collect()
+    };
+    // Not under the lock: a handle that is dropped here may be the last one.
+    let mut living: Vec<_> = known
+        .into_iter()
+        .filter(|child| child.generation == generation)
+        .filter(|child| matches!(child.wait(Patience::Never), Ok(None)))
+        .collect();
+    drop(revived);
+    living.sort_by_key(|child| child.number);
+    living
 }
 
 /// Waits for detached children.
 pub(super) fn join_detached() {
     collect_detached();
     let rest = std::mem::take(&mut *DETACHED.lock().unwrap_or_else(PoisonError::into_inner));
-    for (_, started) in rest {
-        let _ = process::wait(started.pidfd.as_fd(), true);
+    for child in rest {
+        let _ = process::wait(child.started.pidfd.as_fd(), true);
     }
 }
 
@@ -257,18 +319,40 @@ impl<R> Process<R> {
     }
 
     /// The child's process id.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(std::process::id, ())?;
+    /// let pid = child.pid();
+    /// assert_eq!(child.result()?, pid);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.pid()
     }
 
     /// The child's name.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::builder().name("reader").start(|| (), ())?;
+    /// assert_eq!(child.name(), "reader");
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn name(&self) -> &str {
         self.child.name()
     }
 
     /// Whether the child is killed, rather than waited for, when this handle is dropped.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| (), ())?;
+    /// assert!(!child.is_daemon());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn is_daemon(&self) -> bool {
         self.child.daemon
@@ -281,6 +365,15 @@ impl<R> Process<R> {
     ///
     /// # Source
     /// CPython's `Process.join`.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| (), ())?;
+    /// assert!(child.join()?.success());
+    /// // It can be asked any number of times.
+    /// assert!(child.join()?.success());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn join(&self) -> Result<ExitStatus> {
         match self.child.wait(Patience::Forever)? {
             Some(status) => Ok(status),
@@ -292,6 +385,14 @@ impl<R> Process<R> {
     ///
     /// # Errors
     /// As [`join`](Self::join).
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| std::thread::park(), ())?;
+    /// assert!(child.try_join()?.is_none());
+    /// child.kill()?;
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn try_join(&self) -> Result<Option<ExitStatus>> {
         self.child.wait(Patience::Never)
     }
@@ -300,11 +401,32 @@ impl<R> Process<R> {
     ///
     /// # Errors
     /// As [`join`](Self::join).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let child = bunshin::Process::start(|| std::thread::park(), ())?;
+    /// assert!(child.join_timeout(Duration::from_millis(1))?.is_none());
+    /// child.kill()?;
+    /// assert!(child.join_timeout(Duration::from_secs(60))?.is_some());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn join_timeout(&self, timeout: Duration) -> Result<Option<ExitStatus>> {
         self.child.wait(Patience::within(timeout))
     }
 
     /// Whether the child has not ended yet.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| std::thread::park(), ())?;
+    /// assert!(child.is_alive());
+    /// child.kill()?;
+    /// child.join()?;
+    /// assert!(!child.is_alive());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn is_alive(&self) -> bool {
         matches!(self.try_join(), Ok(None))
@@ -315,6 +437,14 @@ impl<R> Process<R> {
     ///
     /// # Source
     /// CPython's `Process.exitcode`.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| (), ())?;
+    /// child.join()?;
+    /// assert_eq!(child.exit_status().and_then(|status| status.code()), Some(0));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[doc(alias = "exitcode")]
     #[must_use]
     pub fn exit_status(&self) -> Option<ExitStatus> {
@@ -341,8 +471,60 @@ impl<R> Process<R> {
     ///
     /// # Errors
     /// `Os` if this process may not signal it.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| std::thread::park(), ())?;
+    /// child.kill()?;
+    /// assert_eq!(child.join()?.signal(), Some(9));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn kill(&self) -> Result<()> {
         self.child.signal(Sig::KILL)
+    }
+
+    /// Interrupts the child (SIGINT), as Ctrl-C at the terminal does. It is no error if it
+    /// has ended.
+    ///
+    /// # Errors
+    /// `Os` if this process may not signal it.
+    ///
+    /// # Source
+    /// CPython's `Process.interrupt`.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| std::thread::park(), ())?;
+    /// child.interrupt()?;
+    /// assert_eq!(child.join()?.signal(), Some(2));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
+    pub fn interrupt(&self) -> Result<()> {
+        self.child.signal(Sig::INT)
+    }
+
+    /// Gives the handle up if the child has ended, and says how it did; gives the handle back
+    /// if the child still runs.
+    ///
+    /// Dropping the handle closes it as well, and does not ask.
+    ///
+    /// # Errors
+    /// The handle, if the child has not ended, or if that cannot be told.
+    ///
+    /// # Source
+    /// CPython's `Process.close`.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| std::thread::park(), ())?;
+    /// let child = child.close().expect_err("it still runs");
+    /// child.kill()?;
+    /// child.join()?;
+    /// assert_eq!(child.close().ok().and_then(|status| status.signal()), Some(9));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
+    pub fn close(self) -> Result<ExitStatus, Self> {
+        self.exit_status().ok_or(self)
     }
 
     /// A descriptor that is readable once the child has ended, for `select`, `poll` or an
@@ -350,6 +532,16 @@ impl<R> Process<R> {
     ///
     /// # Source
     /// CPython's `Process.sentinel`; `pidfd_open(2)`.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::os::fd::AsRawFd;
+    ///
+    /// let child = bunshin::Process::start(|| (), ())?;
+    /// assert!(child.sentinel().as_raw_fd() > 2);
+    /// assert_eq!(bunshin::wait(&[&child], None)?, [0]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn sentinel(&self) -> BorrowedFd<'_> {
         self.child.pidfd()

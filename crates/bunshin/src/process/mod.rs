@@ -2,6 +2,7 @@
 //!
 //! - `handle`: [`Process`](crate::Process), what the parent holds.
 //! - `builder`: how one is started; `start_method`, `target`: by what, and doing what.
+//! - `current`: who this process is, who started it, and whom it has started.
 //! - `fork`, `spawn`, `forkserver`: the three start methods; `launcher` is the thread
 //!   that children are started from where the main thread is not the caller.
 //! - `bootstrap`: the child's side.
@@ -9,6 +10,7 @@
 
 pub(crate) mod bootstrap;
 mod builder;
+mod current;
 mod exit;
 pub(crate) mod fork;
 mod forkserver;
@@ -22,8 +24,12 @@ pub(crate) mod target;
 
 pub use bootstrap::init;
 pub use builder::ProcessBuilder;
+pub use current::{
+    CurrentProcess, ParentProcess, active_children, current_process, parent_process,
+};
 pub use exit::ExitStatus;
 pub use fork::{Fork, Scope, ScopedProcess, fork, fork_unchecked, scope};
+pub use forkserver::{PreloadOutcome, set_forkserver_preload};
 pub use handle::Process;
 pub use outcome::{Panic, TaskError, WorkerLost};
 pub use start_method::{StartMethod, set_start_method, start_method};

@@ -9,6 +9,16 @@ use crate::codec::outcome::Failure;
 use crate::error::{Error, ErrorKind};
 
 /// A panic in another process.
+///
+/// # Examples
+/// ```
+/// let child = bunshin::Process::start(|| -> u8 { panic!("out of luck") }, ())?;
+/// let Err(bunshin::TaskError::Panicked(panic)) = child.result() else {
+///     panic!("it did not panic");
+/// };
+/// assert!(panic.to_string().ends_with("out of luck"));
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Panic {
     pub(crate) message: String,
@@ -17,12 +27,32 @@ pub struct Panic {
 
 impl Panic {
     /// What the task panicked with, if that was text.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> u8 { panic!("out of luck") }, ())?;
+    /// let Err(bunshin::TaskError::Panicked(panic)) = child.result() else {
+    ///     panic!("it did not panic");
+    /// };
+    /// assert_eq!(panic.message(), "out of luck");
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
     /// Where: file, line and column.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> u8 { panic!("out of luck") }, ())?;
+    /// let Err(bunshin::TaskError::Panicked(panic)) = child.result() else {
+    ///     panic!("it did not panic");
+    /// };
+    /// assert!(panic.location().is_some_and(|place| place.contains(".rs:")));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn location(&self) -> Option<&str> {
         self.location.as_deref()
@@ -39,6 +69,17 @@ impl fmt::Display for Panic {
 }
 
 /// A process that ended while it had a task.
+///
+/// # Examples
+/// ```
+/// let child = bunshin::Process::start(|| -> u8 { std::process::abort() }, ())?;
+/// let pid = child.pid();
+/// let Err(bunshin::TaskError::Lost(lost)) = child.result() else {
+///     panic!("it was not lost");
+/// };
+/// assert_eq!(lost.pid(), pid);
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerLost {
     pub(crate) name: String,
@@ -49,24 +90,66 @@ pub struct WorkerLost {
 
 impl WorkerLost {
     /// The name of the process.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> u8 { std::process::abort() }, ())?;
+    /// let Err(bunshin::TaskError::Lost(lost)) = child.result() else {
+    ///     panic!("it was not lost");
+    /// };
+    /// assert_eq!(lost.name(), "Process-1");
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Its process id.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> u8 { std::process::abort() }, ())?;
+    /// let pid = child.pid();
+    /// let Err(bunshin::TaskError::Lost(lost)) = child.result() else {
+    ///     panic!("it was not lost");
+    /// };
+    /// assert_eq!(lost.pid(), pid);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
     /// The position of the task in its map, if it was one of a pool.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(1)?;
+    /// let results = pool.map_each(|n: u32| assert!(n == 0 || std::process::abort()), [0, 1]);
+    /// match &results[1] {
+    ///     Err(bunshin::TaskError::Lost(lost)) => assert_eq!(lost.task(), Some(1)),
+    ///     other => panic!("not what was expected: {other:?}"),
+    /// }
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn task(&self) -> Option<usize> {
         self.task
     }
 
     /// How the process ended; nothing if the system has no record of it.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> u8 { std::process::abort() }, ())?;
+    /// let Err(bunshin::TaskError::Lost(lost)) = child.result() else {
+    ///     panic!("it was not lost");
+    /// };
+    /// assert_eq!(lost.status().and_then(|status| status.signal()), Some(6));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn status(&self) -> Option<ExitStatus> {
         self.status
@@ -128,6 +211,13 @@ pub enum TaskError {
 
 impl TaskError {
     /// Whether the task's process died.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> u8 { std::process::abort() }, ())?;
+    /// assert!(child.result().is_err_and(|error| error.is_lost()));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(self, Self::Lost(_))
@@ -146,6 +236,13 @@ impl TaskError {
     }
 
     /// Whether the task panicked.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> u8 { panic!("out of luck") }, ())?;
+    /// assert!(child.result().is_err_and(|error| error.is_panic()));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn is_panic(&self) -> bool {
         matches!(self, Self::Panicked(_))

@@ -25,6 +25,8 @@ pub(crate) fn install_hook() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
         LOCATION.set(info.location().map(ToString::to_string));
+        #[cfg(feature = "tracing")]
+        crate::log::panicked(info);
         if !QUIET.get() {
             before(info);
         }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, ErrorKind};
 
 /// How a child is made.
@@ -19,7 +21,8 @@ use crate::error::{Error, ErrorKind};
 /// assert_eq!(StartMethod::default(), StartMethod::Forkserver);
 /// # Ok::<(), bunshin::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum StartMethod {
     /// The child is a copy of the parent (`fork(2)`).
     ///
@@ -85,6 +88,13 @@ static DEFAULT: AtomicU8 = AtomicU8::new(0);
 ///
 /// # Source
 /// CPython's `multiprocessing.get_start_method`.
+///
+/// # Examples
+/// ```
+/// use bunshin::{StartMethod, start_method};
+///
+/// assert_eq!(start_method(), StartMethod::Forkserver);
+/// ```
 #[doc(alias = "get_start_method")]
 #[must_use]
 pub fn start_method() -> StartMethod {

@@ -89,6 +89,13 @@ impl<T: Pod> Array<T> {
     ///
     /// # Errors
     /// As [`new`](Self::new).
+    ///
+    /// # Examples
+    /// ```
+    /// let array = bunshin::Array::from_slice(&[1, 2, 3])?;
+    /// assert_eq!(array.to_vec()?, [1, 2, 3]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn from_slice(elements: &[T]) -> Result<Self> {
         let array = Self::new(elements.len())?;
         array.cell.copy_in(0, bytemuck::cast_slice(elements));
@@ -104,12 +111,24 @@ impl<T: Pod> Array<T> {
     }
 
     /// How many elements there are.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::Array::<u8>::new(3)?.len(), 3);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are none.
+    ///
+    /// # Examples
+    /// ```
+    /// assert!(bunshin::Array::<u8>::new(0)?.is_empty());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -128,6 +147,14 @@ impl<T: Pod> Array<T> {
     ///
     /// # Errors
     /// As [`Lock::lock`](crate::Lock::lock).
+    ///
+    /// # Examples
+    /// ```
+    /// let array = bunshin::Array::from_slice(&[3, 1, 2])?;
+    /// array.lock()?.sort();
+    /// assert_eq!(array.to_vec()?, [1, 2, 3]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[doc(alias = "get_lock")]
     pub fn lock(&self) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
         acquire(&self.cell, Patience::Forever, self.guard())
@@ -137,6 +164,14 @@ impl<T: Pod> Array<T> {
     ///
     /// # Errors
     /// As [`Lock::try_lock`](crate::Lock::try_lock).
+    ///
+    /// # Examples
+    /// ```
+    /// let array = bunshin::Array::from_slice(&[1, 2])?;
+    /// array.try_lock()?[0] = 7;
+    /// assert_eq!(array.to_vec()?, [7, 2]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn try_lock(&self) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
         acquire(&self.cell, Patience::Never, self.guard())
     }
@@ -145,6 +180,16 @@ impl<T: Pod> Array<T> {
     ///
     /// # Errors
     /// As [`Lock::lock_timeout`](crate::Lock::lock_timeout).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let array = bunshin::Array::from_slice(&[1, 2])?;
+    /// array.lock_timeout(Duration::from_secs(1))?[0] = 7;
+    /// assert_eq!(array.to_vec()?, [7, 2]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn lock_timeout(
         &self,
         timeout: Duration,
@@ -156,6 +201,13 @@ impl<T: Pod> Array<T> {
     ///
     /// # Errors
     /// `Abandoned` if a process died with the lock, `Busy` if this thread holds it.
+    ///
+    /// # Examples
+    /// ```
+    /// let array = bunshin::Array::from_slice(&[1.5, 2.5])?;
+    /// assert_eq!(array.to_vec()?, [1.5, 2.5]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn to_vec(&self) -> Result<Vec<T>> {
         Ok(self.lock()?.to_vec())
     }
@@ -177,6 +229,16 @@ impl<T: Pod> fmt::Debug for Array<T> {
 travels!(Array, Array::len, Array::of);
 
 /// An [`Array`], locked until this is dropped.
+///
+/// # Examples
+/// ```
+/// let array = bunshin::Array::from_slice(&[1, 2, 3])?;
+/// let mut guard = array.lock()?;
+/// guard.iter_mut().for_each(|number| *number *= 2);
+/// drop(guard);
+/// assert_eq!(array.to_vec()?, [2, 4, 6]);
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "the lock is given back at once if the guard is not kept"]
 pub struct ArrayGuard<'a, T: Pod> {
@@ -236,6 +298,12 @@ impl<T: Pod> RawArray<T> {
     ///
     /// # Errors
     /// As [`Array::new`].
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::RawArray::<u8>::new(3)?.to_vec(), [0, 0, 0]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn new(len: usize) -> Result<Self> {
         Ok(Self::of(create::<T>(len)?, len))
     }
@@ -244,6 +312,13 @@ impl<T: Pod> RawArray<T> {
     ///
     /// # Errors
     /// As [`Array::new`].
+    ///
+    /// # Examples
+    /// ```
+    /// let array = bunshin::RawArray::from_slice(&[1, 2, 3])?;
+    /// assert_eq!(array.to_vec(), [1, 2, 3]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn from_slice(elements: &[T]) -> Result<Self> {
         let array = Self::new(elements.len())?;
         array.write(0, elements);
@@ -259,12 +334,24 @@ impl<T: Pod> RawArray<T> {
     }
 
     /// How many elements there are.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::RawArray::<u8>::new(3)?.len(), 3);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are none.
+    ///
+    /// # Examples
+    /// ```
+    /// assert!(bunshin::RawArray::<u8>::new(0)?.is_empty());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -284,6 +371,13 @@ impl<T: Pod> RawArray<T> {
     ///
     /// # Panics
     /// If there is no such element.
+    ///
+    /// # Examples
+    /// ```
+    /// let array = bunshin::RawArray::from_slice(&[1, 2, 3])?;
+    /// assert_eq!(array.get(1), 2);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn get(&self, position: usize) -> T {
         let mut element = T::zeroed();
@@ -298,6 +392,14 @@ impl<T: Pod> RawArray<T> {
     ///
     /// # Panics
     /// If there is no such element.
+    ///
+    /// # Examples
+    /// ```
+    /// let array = bunshin::RawArray::from_slice(&[1, 2, 3])?;
+    /// array.set(1, 7);
+    /// assert_eq!(array.to_vec(), [1, 7, 3]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn set(&self, position: usize, element: T) {
         self.cell
             .copy_in(self.offset(position, 1), bytemuck::bytes_of(&element));
@@ -307,6 +409,15 @@ impl<T: Pod> RawArray<T> {
     ///
     /// # Panics
     /// If there are not so many.
+    ///
+    /// # Examples
+    /// ```
+    /// let array = bunshin::RawArray::from_slice(&[1, 2, 3])?;
+    /// let mut last = [0; 2];
+    /// array.read(1, &mut last);
+    /// assert_eq!(last, [2, 3]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn read(&self, position: usize, elements: &mut [T]) {
         self.cell.copy_out(
             self.offset(position, elements.len()),
@@ -318,6 +429,14 @@ impl<T: Pod> RawArray<T> {
     ///
     /// # Panics
     /// If there is no room for so many.
+    ///
+    /// # Examples
+    /// ```
+    /// let array = bunshin::RawArray::new(3)?;
+    /// array.write(1, &[7, 8]);
+    /// assert_eq!(array.to_vec(), [0, 7, 8]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn write(&self, position: usize, elements: &[T]) {
         self.cell.copy_in(
             self.offset(position, elements.len()),
@@ -326,6 +445,13 @@ impl<T: Pod> RawArray<T> {
     }
 
     /// A copy of all elements.
+    ///
+    /// # Examples
+    /// ```
+    /// let array = bunshin::RawArray::from_slice(&[1, 2, 3])?;
+    /// assert_eq!(array.to_vec(), [1, 2, 3]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn to_vec(&self) -> Vec<T> {
         let mut elements = vec![T::zeroed(); self.len];
@@ -343,6 +469,15 @@ impl<T: Atomic> RawArray<T> {
     ///
     /// # Panics
     /// If there is no such element, or the order is `Release` or `AcqRel`.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::Ordering;
+    ///
+    /// let array = bunshin::RawArray::from_slice(&[1u32, 2])?;
+    /// assert_eq!(array.load(1, Ordering::Acquire), 2);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn load(&self, position: usize, order: Ordering) -> T {
         T::load(&self.memory(position), order)
     }
@@ -351,6 +486,16 @@ impl<T: Atomic> RawArray<T> {
     ///
     /// # Panics
     /// If there is no such element, or the order is `Acquire` or `AcqRel`.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::Ordering;
+    ///
+    /// let array = bunshin::RawArray::<u32>::new(2)?;
+    /// array.store(1, 7, Ordering::Release);
+    /// assert_eq!(array.to_vec(), [0, 7]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn store(&self, position: usize, element: T, order: Ordering) {
         T::store(&self.memory(position), element, order);
     }
@@ -359,6 +504,16 @@ impl<T: Atomic> RawArray<T> {
     ///
     /// # Panics
     /// If there is no such element.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::Ordering;
+    ///
+    /// let array = bunshin::RawArray::<u32>::new(2)?;
+    /// assert_eq!(array.fetch_add(1, 7, Ordering::Relaxed), 0);
+    /// assert_eq!(array.to_vec(), [0, 7]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn fetch_add(&self, position: usize, value: T, order: Ordering) -> T {
         T::add(&self.memory(position), value, order)
     }

@@ -9,6 +9,21 @@ use crate::error::Result;
 /// Integers that the processor changes as a whole.
 ///
 /// Implemented for all integers of 8 to 64 bits; nobody else can implement it.
+///
+/// # Examples
+/// ```
+/// use bunshin::{Atomic, RawValue};
+/// use std::sync::atomic::Ordering;
+///
+/// fn take_ticket<T: Atomic>(next: &RawValue<T>, one: T) -> T {
+///     next.fetch_add(one, Ordering::Relaxed)
+/// }
+///
+/// let next = RawValue::new(7u16)?;
+/// assert_eq!(take_ticket(&next, 1), 7);
+/// assert_eq!(next.get(), 8);
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 pub trait Atomic: Pod + PartialEq + sealed::InMemory {}
 
 pub(crate) mod sealed {

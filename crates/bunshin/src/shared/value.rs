@@ -54,6 +54,12 @@ impl<T: Pod> Value<T> {
     ///
     /// # Errors
     /// `OutOfMemory`, or `Os` where the process has too many files open.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::Value::new(7)?.get()?, 7);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn new(value: T) -> Result<Self> {
         const {
             assert!(
@@ -94,6 +100,14 @@ impl<T: Pod> Value<T> {
     ///
     /// # Errors
     /// As [`Lock::try_lock`](crate::Lock::try_lock).
+    ///
+    /// # Examples
+    /// ```
+    /// let value = bunshin::Value::new(1)?;
+    /// let guard = value.try_lock()?;
+    /// assert_eq!(*guard, 1);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn try_lock(&self) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
         acquire(&self.cell, Patience::Never, ValueGuard::of)
     }
@@ -102,6 +116,16 @@ impl<T: Pod> Value<T> {
     ///
     /// # Errors
     /// As [`Lock::lock_timeout`](crate::Lock::lock_timeout).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let value = bunshin::Value::new(1)?;
+    /// *value.lock_timeout(Duration::from_secs(1))? += 1;
+    /// assert_eq!(value.get()?, 2);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn lock_timeout(
         &self,
         timeout: Duration,
@@ -113,6 +137,12 @@ impl<T: Pod> Value<T> {
     ///
     /// # Errors
     /// `Abandoned` if a process died with the lock, `Busy` if this thread holds it.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::Value::new(0.5)?.get()?, 0.5);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn get(&self) -> Result<T> {
         Ok(*self.lock()?)
     }
@@ -121,6 +151,14 @@ impl<T: Pod> Value<T> {
     ///
     /// # Errors
     /// `Busy` if this thread holds the lock.
+    ///
+    /// # Examples
+    /// ```
+    /// let value = bunshin::Value::new(1)?;
+    /// value.set(2)?;
+    /// assert_eq!(value.get()?, 2);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn set(&self, value: T) -> Result<()> {
         *self.lock().or_else(LockError::recover)? = value;
         Ok(())
@@ -143,6 +181,16 @@ impl<T: Pod> fmt::Debug for Value<T> {
 travels!(Value, |_: &Self| 1, Value::of);
 
 /// A [`Value`], locked until this is dropped.
+///
+/// # Examples
+/// ```
+/// let value = bunshin::Value::new(1)?;
+/// let mut guard = value.lock()?;
+/// *guard += 1;
+/// drop(guard);
+/// assert_eq!(value.get()?, 2);
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "the lock is given back at once if the guard is not kept"]
 pub struct ValueGuard<'a, T: Pod> {
@@ -211,6 +259,12 @@ impl<T: Pod> RawValue<T> {
     ///
     /// # Errors
     /// As [`Value::new`].
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::RawValue::new(7)?.get(), 7);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn new(value: T) -> Result<Self> {
         let cell = SharedCell::create(size_of::<T>())?;
         cell.copy_in(0, bytemuck::bytes_of(&value));
@@ -225,6 +279,12 @@ impl<T: Pod> RawValue<T> {
     }
 
     /// A copy of the value.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::RawValue::new(0.5)?.get(), 0.5);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[must_use]
     pub fn get(&self) -> T {
         let mut value = T::zeroed();
@@ -233,6 +293,14 @@ impl<T: Pod> RawValue<T> {
     }
 
     /// Sets the value.
+    ///
+    /// # Examples
+    /// ```
+    /// let value = bunshin::RawValue::new(1)?;
+    /// value.set(2);
+    /// assert_eq!(value.get(), 2);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn set(&self, value: T) {
         self.cell.copy_in(0, bytemuck::bytes_of(&value));
     }
@@ -247,6 +315,15 @@ impl<T: Atomic> RawValue<T> {
     ///
     /// # Panics
     /// If the order is `Release` or `AcqRel`.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::Ordering;
+    ///
+    /// let value = bunshin::RawValue::new(1u64)?;
+    /// assert_eq!(value.load(Ordering::Acquire), 1);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn load(&self, order: Ordering) -> T {
         T::load(&self.memory(), order)
     }
@@ -255,16 +332,46 @@ impl<T: Atomic> RawValue<T> {
     ///
     /// # Panics
     /// If the order is `Acquire` or `AcqRel`.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::Ordering;
+    ///
+    /// let value = bunshin::RawValue::new(1u64)?;
+    /// value.store(2, Ordering::Release);
+    /// assert_eq!(value.get(), 2);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn store(&self, value: T, order: Ordering) {
         T::store(&self.memory(), value, order);
     }
 
     /// Writes, and gives the value before, in one step.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::Ordering;
+    ///
+    /// let value = bunshin::RawValue::new(1u64)?;
+    /// assert_eq!(value.swap(2, Ordering::AcqRel), 1);
+    /// assert_eq!(value.get(), 2);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn swap(&self, value: T, order: Ordering) -> T {
         T::swap(&self.memory(), value, order)
     }
 
     /// Adds, wrapping around, and gives the value before, in one step.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::atomic::Ordering;
+    ///
+    /// let value = bunshin::RawValue::new(1u64)?;
+    /// assert_eq!(value.fetch_add(2, Ordering::Relaxed), 1);
+    /// assert_eq!(value.get(), 3);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn fetch_add(&self, value: T, order: Ordering) -> T {
         T::add(&self.memory(), value, order)
     }
@@ -273,6 +380,14 @@ impl<T: Atomic> RawValue<T> {
     ///
     /// # Errors
     /// The value, if it is another one.
+    ///
+    /// # Examples
+    /// ```
+    /// let value = bunshin::RawValue::new(1u64)?;
+    /// assert_eq!(value.compare_exchange(1, 2), Ok(1));
+    /// assert_eq!(value.compare_exchange(1, 3), Err(2));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn compare_exchange(&self, current: T, new: T) -> Result<T, T> {
         T::compare_exchange(&self.memory(), current, new)
     }

@@ -15,6 +15,23 @@ use crate::shm::lock::Refused;
 use crate::transport::Patience;
 
 /// Why a lock was not taken as asked.
+///
+/// # Examples
+/// ```
+/// use bunshin::{Lock, LockError, Process};
+///
+/// let lock = Lock::new()?;
+/// let child = Process::start(
+///     |lock: Lock| -> () {
+///         let _guard = lock.lock();
+///         std::process::abort();
+///     },
+///     (lock.clone(),),
+/// )?;
+/// child.join()?;
+/// assert!(matches!(lock.lock(), Err(LockError::Abandoned(_))));
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[non_exhaustive]
 pub enum LockError<G> {
     /// The holder before died with the lock. The caller has it now, and decides whether what
@@ -165,6 +182,12 @@ impl Lock {
     ///
     /// # Errors
     /// `OutOfMemory`, or `Os` where the process has too many files open.
+    ///
+    /// # Examples
+    /// ```
+    /// assert!(bunshin::Lock::new()?.try_lock().is_ok());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn new() -> Result<Self> {
         Ok(Self {
             cell: SharedCell::create(0)?,
@@ -176,6 +199,16 @@ impl Lock {
     /// # Errors
     /// [`LockError::Abandoned`] with the lock, if its holder died; [`LockError::Failed`] if this
     /// thread has it already.
+    ///
+    /// # Examples
+    /// ```
+    /// let lock = bunshin::Lock::new()?;
+    /// let guard = lock.lock()?;
+    /// // Nobody else is here now.
+    /// drop(guard);
+    /// assert!(lock.lock().is_ok());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     #[doc(alias = "acquire")]
     #[inline]
     pub fn lock(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
@@ -186,6 +219,20 @@ impl Lock {
     ///
     /// # Errors
     /// [`LockError::Unavailable`] if it is not; otherwise as [`lock`](Self::lock).
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{Lock, LockError};
+    ///
+    /// let lock = Lock::new()?;
+    /// let guard = lock.lock()?;
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| assert!(matches!(lock.try_lock(), Err(LockError::Unavailable))));
+    /// });
+    /// drop(guard);
+    /// assert!(lock.try_lock().is_ok());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn try_lock(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         acquire(&self.cell, Patience::Never, LockGuard)
     }
@@ -195,6 +242,15 @@ impl Lock {
     /// # Errors
     /// [`LockError::Unavailable`] if it was not free in that time; otherwise as
     /// [`lock`](Self::lock).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let lock = bunshin::Lock::new()?;
+    /// assert!(lock.lock_timeout(Duration::from_secs(1)).is_ok());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
     pub fn lock_timeout(
         &self,
         timeout: Duration,
@@ -228,6 +284,15 @@ impl<'de> Deserialize<'de> for Lock {
 }
 
 /// A [`Lock`], held until this is dropped.
+///
+/// # Examples
+/// ```
+/// let lock = bunshin::Lock::new()?;
+/// let guard = lock.lock()?;
+/// drop(guard);
+/// assert!(lock.try_lock().is_ok());
+/// # Ok::<(), bunshin::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "the lock is given back at once if the guard is not kept"]
 pub struct LockGuard<'a>(Held<'a>);

@@ -10,9 +10,11 @@
 //! | `socket` | a connected pair of byte streams that carries handles, and `poll` |
 //! | `network` | sockets with addresses, read and written without waiting; random bytes |
 //! | `poller` | a set of handles to wait for, however many there are |
+//! | `pipe` | a pipe that many processes write whole records to, for the feature `tracing` |
 //! | `process` | fork, start of this program again, a waitable handle per child, signals |
 //! | `server` | the forkserver's clone: a child of the user's own process |
 //! | `thread` | thread identity, processor in use, the list of robust locks, futexes |
+//! | `cpus` | how many processors this process may use |
 //! | `image` | the hook before `main`, and code addresses relative to this program |
 
 #![allow(unsafe_code)]

@@ -1,9 +1,12 @@
 //! Linux, kernel 5.10 or later, with glibc.
 
+pub(crate) mod cpus;
 pub(crate) mod image;
 pub(crate) mod memory;
 pub(crate) mod named;
 pub(crate) mod network;
+#[cfg(feature = "tracing")]
+pub(crate) mod pipe;
 pub(crate) mod poller;
 pub(crate) mod process;
 pub(crate) mod server;

@@ -237,7 +237,12 @@ pub(crate) fn take_start_variable() -> Option<(String, OwnedFd, u32)> {
 /// over already, as the parent is not `parent` any more.
 pub(crate) fn die_with(parent: u32) -> bool {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32) == parent
+    parent_id() == parent
+}
+
+/// The process that this one is a child of; 0 if that cannot be seen from here.
+pub(crate) fn parent_id() -> u32 {
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32)
 }
 
 /// A handle that becomes readable when the parent has ended; `None` if it has, as the parent is
@@ -245,8 +250,7 @@ pub(crate) fn die_with(parent: u32) -> bool {
 pub(crate) fn watch_parent(parent: u32) -> io::Result<Option<OwnedFd>> {
     let handle = watch(parent);
     // Asked after the handle was opened: if this still is the parent, the handle is on it.
-    let now = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32);
-    if now == parent {
+    if parent_id() == parent {
         handle.map(Some)
     } else {
         Ok(None)
