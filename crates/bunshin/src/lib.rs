@@ -113,6 +113,8 @@ mod codec;
 mod connection;
 mod context;
 mod error;
+#[doc(hidden)]
+pub mod front;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;

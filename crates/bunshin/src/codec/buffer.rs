@@ -211,6 +211,24 @@ impl<T: Pod + PartialEq, S: AsRef<[T]> + ?Sized> PartialEq<S> for Buffer<T> {
     }
 }
 
+/// Bytes of somebody else's that are sent as a [`Buffer`] of bytes is.
+#[derive(Clone, Copy, Debug)]
+pub struct BufferRef<'a>(pub &'a [u8]);
+
+impl Serialize for BufferRef<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if !Outgoing::is_collecting() {
+            return serializer.serialize_bytes(self.0);
+        }
+        if Outgoing::keeps_inside(self.0.len()) {
+            return Form::Inside(Inside(self.0.into())).serialize(serializer);
+        }
+        let beside =
+            Outgoing::put(self.0).map_err(|error| S::Error::custom(Outgoing::fail(error)))?;
+        Form::Beside(beside).serialize(serializer)
+    }
+}
+
 /// The form of a buffer inside a message.
 #[derive(Serialize, Deserialize)]
 enum Form<'a> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use serde::de::Error as _;
@@ -255,6 +255,10 @@ impl<T> Sender<T> {
 
     pub(crate) fn untyped(&self) -> &untyped::Sender {
         &self.inner
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.inner.side.socket()
     }
 
     pub(crate) fn memory(&self) -> &Memory {

@@ -21,6 +21,7 @@ use super::drive::LowWater;
 use super::outcomes::Job;
 use super::state::Phase;
 use crate::process::{StartMethod, panic};
+use crate::sys::process::is_hosted;
 
 #[derive(Default)]
 pub(crate) struct Attendants {
@@ -40,7 +41,7 @@ pub(crate) struct Attendants {
 
 impl Core {
     fn may_have_threads(&self) -> bool {
-        self.recipe.method != StartMethod::Fork && !self.attendants.is_ending
+        (self.recipe.method != StartMethod::Fork || is_hosted()) && !self.attendants.is_ending
     }
 
     /// Whether there is something to do though nobody waits.

@@ -479,6 +479,10 @@ impl Dispatcher {
 
     /// Ends a batch whose tasks are not wanted any more: those that have not begun never run.
     pub(crate) fn drop_batch(&self, batch: u64) {
+        if !self.is_ours() {
+            // A forked child's copy: another thread may have held the lock.
+            return;
+        }
         {
             let mut core = self.lock();
             let tasks: Vec<_> = core.state.tasks_of(batch).collect();

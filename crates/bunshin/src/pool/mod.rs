@@ -331,9 +331,11 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // In a forked child the workers are the parent's.
-        self.dispatcher.terminate();
-        self.dispatcher.end_attendants(false);
+        // In a forked child the workers and the threads are the parent's.
+        if self.dispatcher.is_ours() {
+            self.dispatcher.terminate();
+            self.dispatcher.end_attendants(false);
+        }
     }
 }
 

@@ -80,9 +80,23 @@ pub fn init() {
     }
     if role == spawn::SERVER {
         let cloned = forkserver::serve(control, parent);
-        run(cloned.control, cloned.parent, Exit::Now);
+        leave(run(&cloned.control, cloned.parent), Exit::Now);
     }
-    run(control, parent, Exit::Orderly)
+    leave(run(&control, parent), Exit::Orderly)
+}
+
+/// What [`init`] does, in a program that is an interpreter with this crate in a library.
+///
+/// Gives the exit code, and whether this is a copy of the forkserver; nothing if this process
+/// was not started as a child. `in_copy` is called in each copy first.
+pub(crate) fn run_hosted(in_copy: impl FnOnce()) -> Option<(i32, bool)> {
+    let (role, control, parent) = process::take_start_variable()?;
+    if role == spawn::SERVER {
+        let cloned = forkserver::serve(control, parent);
+        in_copy();
+        return Some((run(&cloned.control, cloned.parent), true));
+    }
+    Some((run(&control, parent), false))
 }
 
 /// How a child leaves.
@@ -107,21 +121,20 @@ pub(crate) fn leave(code: i32, exit: Exit) -> ! {
     }
 }
 
-fn run(control: OwnedFd, parent: u32, exit: Exit) -> ! {
+fn run(control: &OwnedFd, parent: u32) -> i32 {
     if !process::die_with(parent) {
         process::exit_now(1);
     }
-    let code = match receive(&control) {
-        Ok((preparation, call)) => answer(&control, &preparation, call),
+    match receive(control) {
+        Ok((preparation, call)) => answer(control, &preparation, call),
         Err(error) => {
             // A parent that is gone has nobody to tell.
             if !error.is_disconnected() {
-                send_failure(&control, &Failure::Arguments(error.to_string()));
+                send_failure(control, &Failure::Arguments(error.to_string()));
             }
             1
         }
-    };
-    leave(code, exit)
+    }
 }
 
 fn receive(control: &OwnedFd) -> Result<(Preparation, Call)> {

@@ -155,7 +155,7 @@ impl ProcessBuilder {
             StartMethod::Fork => {
                 let (control, theirs) = pair()?;
                 let handles = std::mem::take(&mut outgoing.handles);
-                let call = || bootstrap::forked_call(arguments, handles);
+                let call = move || bootstrap::forked_call(arguments, handles);
                 let forked = fork::start_forked(
                     entry,
                     identity,

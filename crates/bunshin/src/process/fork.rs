@@ -17,7 +17,7 @@ use super::current::Identity;
 use super::handle::{Child, Process};
 use super::outcome::TaskError;
 use super::start_method::StartMethod;
-use super::{panic, target};
+use super::{launcher, panic, target};
 use crate::codec::outcome::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::process::{self, Started};
@@ -120,17 +120,21 @@ pub(crate) fn start_forked(
     control: &OwnedFd,
     theirs: OwnedFd,
     may_have_threads: bool,
-    call: impl FnOnce() -> Call,
+    call: impl FnOnce() -> Call + Send + 'static,
 ) -> Result<Started> {
-    if !may_have_threads {
+    use std::os::fd::AsRawFd;
+    if !may_have_threads && !process::is_hosted() {
         check_threads()?;
     }
     let entry = target::find(entry);
+    let control = control.as_raw_fd();
     let work = move || {
-        use std::os::fd::AsRawFd;
         // The parent's end must not stay open here, or the child would not learn of its death.
-        process::close_inherited(control.as_raw_fd());
-        channel::abandon_inherited();
+        process::close_inherited(control);
+        // An interpreter's child goes on with everything it has.
+        if !process::is_hosted() {
+            channel::abandon_inherited();
+        }
         let mut call = call();
         bootstrap::settle_in(identity, None);
         if let Some(entry) = entry {
@@ -138,6 +142,11 @@ pub(crate) fn start_forked(
         }
         bootstrap::send(&theirs, &mut call)
     };
+    if process::is_hosted() {
+        // By a thread that the child may be ended with.
+        // SAFETY: the interpreter has been told, and holds its locks over the fork.
+        return launcher::run(move || unsafe { start(work) });
+    }
     // SAFETY: there are no other threads, or the caller of `allow_fork_with_threads` vouches
     // for them.
     unsafe { start(work) }

@@ -35,5 +35,6 @@ pub use outcome::{Panic, TaskError, WorkerLost};
 pub use start_method::{StartMethod, set_start_method, start_method};
 pub use target::Target;
 
+pub(crate) use bootstrap::run_hosted;
 pub(crate) use builder::start_entry;
 pub(crate) use handle::Child;

@@ -15,6 +15,7 @@
 //! | `server` | the forkserver's clone: a child of the user's own process |
 //! | `thread` | thread identity, processor in use, the list of robust locks, futexes |
 //! | `cpus` | how many processors this process may use |
+//! | `interrupt` | nothing of the system: whether a signal is to end a wait |
 //! | `image` | the hook before `main`, and code addresses relative to this program |
 
 #![allow(unsafe_code)]

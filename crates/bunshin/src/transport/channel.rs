@@ -34,14 +34,35 @@ const YIELDS: u32 = 8;
 pub(crate) struct Pair {
     sender: AtomicI32,
     receiver: AtomicI32,
+    /// The generation in which this process's copy of that end counts for nothing, as the
+    /// process has only used the other one.
+    idle_sender: AtomicU32,
+    idle_receiver: AtomicU32,
 }
+
+/// No process's generation.
+const NEVER: u32 = u32::MAX;
 
 impl Pair {
     pub(crate) fn new(sender: &OwnedFd, receiver: &OwnedFd) -> Arc<Self> {
         Arc::new(Self {
             sender: AtomicI32::new(sender.as_raw_fd()),
             receiver: AtomicI32::new(receiver.as_raw_fd()),
+            idle_sender: AtomicU32::new(NEVER),
+            idle_receiver: AtomicU32::new(NEVER),
         })
+    }
+
+    fn idle(&self, end: End) -> &AtomicU32 {
+        match end {
+            End::Sender => &self.idle_sender,
+            End::Receiver => &self.idle_receiver,
+        }
+    }
+
+    /// Whether this process's copy of that end counts for nothing.
+    fn is_idle(&self, end: End) -> bool {
+        self.idle(end).load(Ordering::Relaxed) == thread::generation()
     }
 
     fn of(&self, end: End) -> &AtomicI32 {
@@ -53,9 +74,14 @@ impl Pair {
 }
 
 /// All ends in this process, by their sockets.
-static OPEN: Mutex<BTreeMap<RawFd, (Ring, End)>> = Mutex::new(BTreeMap::new());
+static OPEN: Mutex<BTreeMap<RawFd, Entry>> = Mutex::new(BTreeMap::new());
+
+type Entry = (Ring, End, Option<Arc<Pair>>);
+
 /// The generation whose ends were counted for it before it was made.
 static COUNTED: AtomicU32 = AtomicU32::new(0);
+/// The generation that goes on with all that it has inherited, as its parent does.
+static SHARED: AtomicU32 = AtomicU32::new(NEVER);
 /// Ends of processes before this generation are not this process's.
 static ABANDONED_BEFORE: AtomicU32 = AtomicU32::new(0);
 
@@ -76,21 +102,60 @@ pub(crate) fn abandon_inherited() {
 /// Counts all ends once more for a raw copy of this process that is about to be made: either
 /// copy may close its own before the other has used any.
 pub(crate) fn count_for_copy() {
-    for (ring, end) in OPEN.lock().unwrap_or_else(PoisonError::into_inner).values() {
-        ring.open(*end);
-    }
+    for_each_counted(|ring, end| ring.open(end));
 }
 
 /// Takes [`count_for_copy`] back: there is no copy.
 pub(crate) fn uncount_for_copy() {
-    for (ring, end) in OPEN.lock().unwrap_or_else(PoisonError::into_inner).values() {
-        ring.close(*end);
+    for_each_counted(|ring, end| {
+        ring.close(end);
+    });
+}
+
+fn for_each_counted(mut work: impl FnMut(&Ring, End)) {
+    for (ring, end, pair) in OPEN.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        if !pair.as_ref().is_some_and(|pair| pair.is_idle(*end)) {
+            work(ring, *end);
+        }
+    }
+}
+
+/// Closes all ends of this process, which is about to end without running destructors.
+pub(crate) fn close_all() {
+    let open = std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner));
+    for (fd, (ring, end, pair)) in &open {
+        if !pair.as_ref().is_some_and(|pair| pair.is_idle(*end)) && ring.close(*end) {
+            process::ring_inherited(*fd, BELL);
+        }
     }
 }
 
 /// Says in a raw copy of a process that its ends have been counted.
 pub(crate) fn were_counted() {
     COUNTED.store(thread::generation(), Ordering::Relaxed);
+}
+
+/// Says in a raw copy of a process that it and its parent both go on with all ends.
+///
+/// No end is then known to be one process's alone: only the sockets, which close with the last
+/// copy, tell that a side is gone.
+pub(crate) fn share_inherited() {
+    were_counted();
+    let generation = thread::generation();
+    for (_, end, pair) in OPEN.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        // What counted for nothing in the parent was not counted for this copy either.
+        if let Some(idle) = pair.as_ref().map(|pair| pair.idle(*end)) {
+            if idle.load(Ordering::Relaxed) != NEVER {
+                idle.store(generation, Ordering::Relaxed);
+            }
+        }
+    }
+    SHARED.store(generation, Ordering::Relaxed);
+}
+
+/// Whether this process shares the ends it has inherited with its parent.
+fn is_shared() -> bool {
+    SHARED.load(Ordering::Relaxed) == thread::generation()
 }
 
 /// Why a call on a channel did not do its work.
@@ -150,7 +215,7 @@ impl Side {
         thread::watch_forks();
         OPEN.lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(socket.as_raw_fd(), (ring.clone(), end));
+            .insert(socket.as_raw_fd(), (ring.clone(), end, pair.clone()));
         let generation = AtomicU32::new(thread::generation());
         Self {
             ring,
@@ -213,10 +278,38 @@ impl Side {
         }
     }
 
+    /// Begins to use this end in a process that shares all ends with its parent.
+    ///
+    /// If this process has not used the other end so far, its copy of that counts for nothing
+    /// from now on (until it is used after all): this end is to learn that the real one is closed.
+    #[cold]
+    fn adopt_shared(&self) -> Result<(), Failure> {
+        let generation = thread::generation();
+        if let Some(pair) = &self.pair {
+            let was_idle = pair
+                .idle(self.end)
+                .compare_exchange(generation, NEVER, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+            if was_idle {
+                self.ring.open(self.end);
+            } else if pair.of(self.peer()).load(Ordering::Relaxed) >= 0
+                && pair.idle(self.peer()).load(Ordering::Relaxed) == NEVER
+            {
+                pair.idle(self.peer()).store(generation, Ordering::Relaxed);
+                self.ring.close(self.peer());
+            }
+        }
+        self.generation.store(generation, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Makes this end the forked child's. The child's copy of the other end goes, as it
     /// would hide that the real one is gone.
     #[cold]
     fn adopt(&self) -> Result<(), Failure> {
+        if is_shared() {
+            return self.adopt_shared();
+        }
         let is_abandoned =
             self.generation.load(Ordering::Relaxed) < ABANDONED_BEFORE.load(Ordering::Relaxed);
         if is_abandoned || self.lost.load(Ordering::Relaxed) {
@@ -350,7 +443,8 @@ impl Drop for Side {
         OPEN.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.socket.as_raw_fd());
-        let is_ours = self.generation.load(Ordering::Relaxed) == thread::generation();
+        let is_ours = self.generation.load(Ordering::Relaxed) == thread::generation()
+            || (is_shared() && !self.pair.as_ref().is_some_and(|p| p.is_idle(self.end)));
         if is_ours && !thread::is_left_to_child() && self.ring.close(self.end) {
             let _ = self.ring_peer();
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod cpus;
 pub(crate) mod image;
+pub(crate) mod interrupt;
 pub(crate) mod memory;
 pub(crate) mod named;
 pub(crate) mod network;

@@ -1,9 +1,10 @@
 //! Processes: fork, this program started again, pidfds, signals, exit.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
@@ -27,6 +28,26 @@ pub(crate) struct Started {
     pub(crate) pidfd: OwnedFd,
 }
 
+/// What an interpreter is to be told of forks that it does not make itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ForkHooks {
+    pub(crate) before: fn(),
+    pub(crate) in_parent: fn(),
+    pub(crate) in_child: fn(),
+}
+
+static HOOKS: OnceLock<ForkHooks> = OnceLock::new();
+
+/// Has each fork call these; the first ones given stay.
+pub(crate) fn set_fork_hooks(hooks: ForkHooks) {
+    let _ = HOOKS.set(hooks);
+}
+
+/// Whether this program is an interpreter, which knows what a fork does to its threads.
+pub(crate) fn is_hosted() -> bool {
+    HOOKS.get().is_some()
+}
+
 /// Copies this process. `Ok(None)` is the child.
 ///
 /// # Safety
@@ -34,11 +55,22 @@ pub(crate) struct Started {
 /// lists may be done.
 pub(crate) unsafe fn fork() -> io::Result<Option<Started>> {
     super::thread::watch_forks();
+    let hooks = HOOKS.get();
+    if let Some(hooks) = hooks {
+        (hooks.before)();
+    }
     // SAFETY: the caller vouches for the threads.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(None),
-        pid => open(pid).map(Some),
+    let pid = unsafe { libc::fork() };
+    let error = (pid < 0).then(io::Error::last_os_error);
+    match (hooks, pid) {
+        (Some(hooks), 0) => (hooks.in_child)(),
+        (Some(hooks), _) => (hooks.in_parent)(),
+        (None, _) => {}
+    }
+    match (error, pid) {
+        (Some(error), _) => Err(error),
+        (None, 0) => Ok(None),
+        (None, pid) => open(pid).map(Some),
     }
 }
 
@@ -78,6 +110,16 @@ pub(crate) fn end_unused(pid: u32) {
     }
 }
 
+/// What is started instead of this program again, where the program is an interpreter.
+static COMMAND: Mutex<Vec<CString>> = Mutex::new(Vec::new());
+
+/// Has children be started by that command.
+pub(crate) fn set_command(words: Vec<OsString>) -> io::Result<()> {
+    let words = c_strings(words.into_iter().map(OsStringExt::into_vec))?;
+    *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    Ok(())
+}
+
 /// Starts this very program again, with `inherited` open under the same number and
 /// the start variable set. The parent's heap does not slow it (`posix_spawn(3)`).
 pub(crate) fn start_self(role: &str, inherited: BorrowedFd<'_>) -> io::Result<Started> {
@@ -99,7 +141,17 @@ fn start(role: &str, inherited: BorrowedFd<'_>, flags: libc::c_short) -> io::Res
         inherited.as_raw_fd(),
         std::process::id()
     );
-    let arguments = c_strings(std::env::args_os().map(|argument| argument.as_bytes().to_vec()))?;
+    let mut arguments = COMMAND
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let program = arguments
+        .first()
+        .cloned()
+        .unwrap_or_else(|| c"/proc/self/exe".to_owned());
+    if arguments.is_empty() {
+        arguments = c_strings(std::env::args_os().map(OsStringExt::into_vec))?;
+    }
     let environment = c_strings(
         std::env::vars_os()
             .filter(|(name, _)| name != OsStr::new(START_VARIABLE))
@@ -119,7 +171,7 @@ fn start(role: &str, inherited: BorrowedFd<'_>, flags: libc::c_short) -> io::Res
     let rc = unsafe {
         libc::posix_spawn(
             &raw mut pid,
-            c"/proc/self/exe".as_ptr(),
+            program.as_ptr(),
             &raw const actions.0,
             &raw const attributes.0,
             argv.as_ptr(),
@@ -447,6 +499,19 @@ pub(crate) fn at_exit(handler: extern "C" fn()) {
 pub(crate) fn close_inherited(fd: i32) {
     // SAFETY: the caller says that nobody in this process uses the number any more.
     unsafe { libc::close(fd) };
+}
+
+/// Sends a byte over a socket that some value of this process owns, if there is room.
+pub(crate) fn ring_inherited(fd: i32, byte: u8) {
+    // SAFETY: the buffer is one byte that lives through the call; a closed descriptor is an error.
+    unsafe {
+        libc::send(
+            fd,
+            (&raw const byte).cast(),
+            1,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
 }
 
 /// Closes a descriptor that some value of this process still believes to own, and

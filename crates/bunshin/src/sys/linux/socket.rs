@@ -11,6 +11,8 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
+use super::interrupt;
+
 /// Handles sent with one system call; the kernel takes 253.
 pub(crate) const HANDLES_AT_ONCE: usize = 200;
 
@@ -100,8 +102,14 @@ fn receive_with(
 ) -> io::Result<usize> {
     let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(HANDLES_AT_ONCE))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let message =
-        retry(|| rustix::net::recvmsg(fd, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags))?;
+    let message = loop {
+        match rustix::net::recvmsg(fd, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags) {
+            Ok(message) => break message,
+            Err(rustix::io::Errno::INTR)
+                if flags.contains(RecvFlags::DONTWAIT) || !interrupt::is_wanted() => {}
+            Err(error) => return Err(error.into()),
+        }
+    };
     for item in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = item {
             handles.extend(rights);
@@ -143,7 +151,8 @@ pub(crate) enum Interest {
 
 /// Waits until a handle is ready or the deadline has passed; says which are ready.
 ///
-/// Waits for ever without a deadline. A signal does not end the wait.
+/// Waits for ever without a deadline. A signal does not end the wait, unless the program has
+/// asked for that ([`interrupt`]).
 pub(crate) fn poll(
     fds: &[(BorrowedFd<'_>, Interest)],
     deadline: Option<Instant>,
@@ -169,7 +178,7 @@ pub(crate) fn poll(
                 ready.extend(polled.iter().map(|fd| !fd.revents().is_empty()));
                 return Ok(count);
             }
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(rustix::io::Errno::INTR) if !interrupt::is_wanted() => continue,
             Err(error) => return Err(error.into()),
         }
     }

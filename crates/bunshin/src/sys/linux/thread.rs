@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::futex;
 
+use super::interrupt;
+
 /// Bits of a lock word that hold the owner's thread id.
 pub(crate) const OWNER: u32 = 0x3fff_ffff;
 /// Set by the kernel when the owner has died with the lock.
@@ -165,7 +167,8 @@ pub(crate) fn ticks() -> u64 {
 
 /// Sleeps while the word holds `expected`, or until the deadline.
 ///
-/// Returns whether the time ran out; may return early for no reason.
+/// Returns whether the time ran out, or the program wants an interruption; may return early for
+/// no reason.
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
     let timeout = match deadline {
         None => None,
@@ -181,10 +184,11 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Insta
         }
     };
     // Shared between processes, hence without the PRIVATE flag.
-    matches!(
-        futex::wait(word, futex::Flags::empty(), expected, timeout.as_ref()),
-        Err(rustix::io::Errno::TIMEDOUT)
-    )
+    match futex::wait(word, futex::Flags::empty(), expected, timeout.as_ref()) {
+        Err(rustix::io::Errno::TIMEDOUT) => true,
+        Err(rustix::io::Errno::INTR) => interrupt::is_wanted(),
+        _ => false,
+    }
 }
 
 /// Wakes up to `count` sleepers, and says how many there were.

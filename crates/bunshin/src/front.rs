@@ -1,0 +1,128 @@
+//! What a front in another language needs of the engine beside its public surface.
+//!
+//! Not for programs: nothing here is promised to stay.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::de::{DeserializeOwned, Error as _};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::codec::attachments::{Incoming, Outgoing};
+pub use crate::codec::buffer::BufferRef;
+use crate::codec::serde::{decode, encode};
+use crate::connection::Sender;
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::run_hosted;
+use crate::sys::{interrupt, process, socket, thread};
+use crate::transport::channel;
+
+/// A value as bytes, and the handles that travel beside them in whatever way the front has.
+///
+/// It counts as sent: [`unpack`] is to be called once on what it gives.
+///
+/// # Errors
+/// As for sending the value.
+pub fn pack<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut bytes = Vec::new();
+    let mut outgoing = Outgoing::default();
+    encode(value, &mut bytes, &mut outgoing)?;
+    Ok((bytes, std::mem::take(&mut outgoing.handles)))
+}
+
+/// The value that [`pack`] was given.
+///
+/// # Errors
+/// As for receiving the value.
+pub fn unpack<T: DeserializeOwned>(bytes: &[u8], handles: Vec<OwnedFd>) -> Result<T> {
+    decode(bytes, &mut Incoming::new(handles, Vec::new()))
+}
+
+/// A handle of the system that travels in a message; the receiver gets a copy.
+#[derive(Debug)]
+pub struct Handle(pub OwnedFd);
+
+impl Serialize for Handle {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let attached = socket::duplicate(self.0.as_fd())
+            .map_err(|error| Error::os("duplicate a handle", error))
+            .and_then(Outgoing::attach);
+        attached
+            .map_err(|error| S::Error::custom(Outgoing::fail(error)))?
+            .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Handle {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let index = u32::deserialize(deserializer)?;
+        Incoming::detach(index).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Has children be started by a command, for a program that is an interpreter.
+///
+/// What it starts loads this crate and calls [`run_child`].
+///
+/// # Errors
+/// `InvalidInput` if a word contains a null byte.
+pub fn set_command(words: Vec<OsString>) -> Result<()> {
+    process::set_command(words).map_err(|error| {
+        Error::because(
+            ErrorKind::InvalidInput,
+            "take a command for children",
+            error,
+        )
+    })
+}
+
+/// Runs what this process was started for, if it was started by [`set_command`]'s command.
+///
+/// Gives the exit code, and whether this process is a copy of the forkserver, which ends
+/// without the handlers that are registered in it. `in_copy` is called first in such a copy.
+pub fn run_child(in_copy: impl FnOnce()) -> Option<(i32, bool)> {
+    run_hosted(in_copy)
+}
+
+/// Has the engine tell an interpreter of the forks that it makes: before, then in the parent,
+/// also if the fork has failed, and in the child. All in the thread that forks.
+///
+/// The interpreter sees to its own locks; processes with threads are forked from then on.
+pub fn on_fork(before: fn(), in_parent: fn(), in_child: fn()) {
+    process::set_fork_hooks(process::ForkHooks {
+        before,
+        in_parent,
+        in_child,
+    });
+}
+
+/// To be called before the process forks, by whatever means, into a copy that goes on with
+/// everything it has.
+pub fn before_fork() {
+    thread::watch_forks();
+    thread::count_copy();
+    channel::count_for_copy();
+}
+
+/// To be called in that copy.
+pub fn after_fork_in_child() {
+    channel::share_inherited();
+}
+
+/// To be called when a process ends without running destructors: closes its ends of pipes, so
+/// that their peers learn of it.
+pub fn before_exit() {
+    channel::close_all();
+}
+
+/// Has waits that a signal arrives in ask `check` whether to end with an error.
+pub fn on_interrupt(check: fn() -> bool) {
+    interrupt::set_check(check);
+}
+
+/// A descriptor of a sending end, for those who ask for one. Nothing is to be read from it, and
+/// it does not tell whether there is room.
+pub fn sender_fileno<T>(sender: &Sender<T>) -> BorrowedFd<'_> {
+    sender.socket()
+}
