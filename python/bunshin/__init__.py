@@ -1,0 +1,38 @@
+"""A drop-in for `multiprocessing` that never hangs, leaks or orphans.
+
+    import bunshin as mp
+
+Names and semantics are those of `multiprocessing`; pipes run over shared memory, in Rust.
+What is not there yet in Rust is the interpreter's own, under the same names.
+`python -m bunshin program.py` runs a program with `multiprocessing` replaced.
+"""
+
+import os as _os
+import sys as _sys
+from multiprocessing import util as _util
+
+from . import _native, context
+
+__all__ = [name for name in dir(context._default_context) if not name.startswith("_")]
+globals().update((name, getattr(context._default_context, name)) for name in __all__)
+
+from .pool import BrokenPool, Cancelled, WorkerLost  # noqa: E402
+
+__all__ += ["BrokenPool", "Cancelled", "WorkerLost"]
+
+# How children tell whether the main module is to be imported again.
+SUBDEBUG = 5
+SUBWARNING = 25
+
+if "__main__" in _sys.modules:
+    _sys.modules["__mp_main__"] = _sys.modules["__main__"]
+
+# A copy of this process goes on with all ends of pipes, as its parent does.
+def _close_at_exit(_module=None):
+    _util.Finalize(None, _native.before_exit, exitpriority=-1000)
+
+
+_os.register_at_fork(before=_native.before_fork, after_in_child=_native.after_fork_in_child)
+# Processes end without dropping their objects; a child forgets its parent's finalizers.
+_close_at_exit()
+_util.register_after_fork(_native, _close_at_exit)

@@ -1,0 +1,120 @@
+"""What a child that is no copy of its parent begins with."""
+
+import contextlib
+import json
+import os
+import sys
+from multiprocessing import process, resource_tracker, spawn, util
+from multiprocessing.context import get_spawning_popen, set_spawning_popen
+
+from . import _native
+
+__all__ = ()
+
+#: What an interpreter is started with to become a child.
+PROGRAM = "import sys; sys.path.append({path!r}); from bunshin._start import main; main()"
+
+
+def command():
+    """The words that start an interpreter as a child."""
+    path = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    flags = util._args_from_interpreter_flags()
+    program = PROGRAM.format(path=path)
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    given = json.dumps([main and os.path.abspath(main), sys.path])
+    return [os.fsdecode(spawn.get_executable()), *flags, "-c", program, given]
+
+
+def main():
+    """Is a child, or the server that makes them."""
+    main, path = json.loads(sys.argv.pop())
+    if os.environ["BUNSHIN_START"].startswith("server:"):
+        _preload(main, path)
+    ended = _native.run_child()
+    if ended is None:
+        sys.exit("bunshin: this is how children are started, not programs")
+    code, is_copy = ended
+    if is_copy:
+        util._flush_std_streams()
+        os._exit(code)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def spawning(popen):
+    """What is pickled meanwhile, is pickled for a child."""
+    before = get_spawning_popen()
+    set_spawning_popen(popen)
+    try:
+        yield
+    finally:
+        set_spawning_popen(before)
+
+
+def _preload(main, path):
+    """Has copies of this server find loaded what they will want."""
+    import pkgutil  # noqa: F401
+    import runpy  # noqa: F401
+    import traceback  # noqa: F401
+    import typing  # noqa: F401
+    from multiprocessing import managers, synchronize  # noqa: F401
+
+    import bunshin.connection  # noqa: F401
+
+    if main is None:
+        return
+    own_path = sys.path[:]
+    sys.path[:] = path
+    process.current_process()._inheriting = True
+    try:
+        spawn.import_main_path(main)
+    except Exception:
+        # Each child tries it again, and says what is wrong.
+        sys.path[:] = own_path
+    finally:
+        del process.current_process()._inheriting
+
+
+def preparation(process_obj):
+    """What a child takes over from this process before it unpickles anything else."""
+    from . import context
+    from ._replace import VARIABLE
+
+    return {
+        "data": spawn.get_preparation_data(process_obj._name),
+        "tracker": _native.Descriptor(resource_tracker.getfd()),
+        "parent": os.getpid(),
+        "start_method": context._default_context.get_start_method(),
+        "replace": VARIABLE in os.environ,
+    }
+
+
+_parent_sentinel = None
+
+
+def prepare(given):
+    """Takes over what [`preparation`] gave."""
+    from . import context
+
+    global _parent_sentinel
+    os.environ.pop("BUNSHIN_START", None)
+    if given["replace"]:
+        from . import _replace
+
+        _replace.install()
+    resource_tracker._resource_tracker._fd = given["tracker"].detach()
+    try:
+        _parent_sentinel = os.pidfd_open(given["parent"])
+    except OSError:
+        # It has ended, and so will this process.
+        _parent_sentinel, writer = os.pipe()
+        os.close(writer)
+    process.current_process()._inheriting = True
+    spawn.prepare(given["data"])
+    context._default_context.set_start_method(given["start_method"], force=True)
+
+
+def run(process_obj):
+    """Runs a process object that was unpickled; gives the exit code."""
+    process.current_process().__dict__.pop("_inheriting", None)
+    return process_obj._bootstrap(parent_sentinel=_parent_sentinel)

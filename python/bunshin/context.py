@@ -1,0 +1,222 @@
+"""Contexts: a start method, and everything made with it."""
+
+import os
+import signal
+from multiprocessing import context as _own
+from multiprocessing import process, util
+from multiprocessing.context import (  # noqa: F401
+    AuthenticationError,
+    BufferTooShort,
+    ProcessError,
+    TimeoutError,
+    assert_spawning,
+    get_spawning_popen,
+    set_spawning_popen,
+)
+
+from . import _native, reduction
+
+__all__ = ()
+
+
+class _Popen:
+    """A child that is started by the engine."""
+
+    def __init__(self, process_obj):
+        from . import _start
+
+        util._flush_std_streams()
+        with _start.spawning(self):
+            preparation = _start.preparation(process_obj)
+            self._child = _native.start(self.method, _start.command(), preparation, process_obj)
+        self.pid = self._child.pid
+        self.sentinel = self._child.sentinel
+        self.returncode = None
+        self._fds = ()
+        self.finalizer = util.Finalize(self, self._child.close)
+
+    # Those who pickle descriptors for a child ask for these two.
+    DupFd = staticmethod(_native.Descriptor)
+
+    def duplicate_for_child(self, fd):
+        return fd
+
+    def poll(self, flag=os.WNOHANG):
+        if self.returncode is None:
+            try:
+                self.returncode = self._child.wait(0 if flag == os.WNOHANG else None)
+            except OSError:
+                # Somebody else has collected it, and knows how it ended.
+                return None
+        return self.returncode
+
+    def wait(self, timeout=None):
+        if self.returncode is None:
+            try:
+                self.returncode = self._child.wait(timeout)
+            except OSError:
+                return None
+        return self.returncode
+
+    def _send_signal(self, sig):
+        if self.returncode is None:
+            try:
+                os.kill(self.pid, sig)
+            except ProcessLookupError:
+                pass
+            except OSError:
+                if self.wait(timeout=0.1) is None:
+                    raise
+
+    def interrupt(self):
+        self._send_signal(signal.SIGINT)
+
+    def terminate(self):
+        self._send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self._send_signal(signal.SIGKILL)
+
+    def close(self):
+        if self.finalizer is not None:
+            self.finalizer()
+
+
+class _SpawnPopen(_Popen):
+    method = "spawn"
+
+
+class _ForkServerPopen(_Popen):
+    method = "forkserver"
+
+
+class _InChild:
+    """What a child does first, and what a pool's worker may do."""
+
+    def start(self):
+        from . import _worker
+
+        config = process.current_process()._config
+        if not (_worker.is_worker and config.get("daemon")):
+            return super().start()
+        # It is ended with its parent, and its children with it.
+        config["daemon"] = False
+        try:
+            super().start()
+        finally:
+            config["daemon"] = True
+
+    def _bootstrap(self, parent_sentinel=None):
+        if self._start_method is not None:
+            _force_start_method(self._start_method)
+        return super()._bootstrap(parent_sentinel=parent_sentinel)
+
+
+class Process(_InChild, _own.Process):
+    """A child process that runs a function, or `run` of a subclass."""
+
+    @staticmethod
+    def _Popen(process_obj):
+        return _default_context.get_context().Process._Popen(process_obj)
+
+
+class ForkProcess(_InChild, _own.ForkProcess):
+    """A process that is a copy of its parent."""
+
+
+class SpawnProcess(_InChild, _own.SpawnProcess):
+    """A process that starts a new interpreter."""
+
+    @staticmethod
+    def _Popen(process_obj):
+        return _SpawnPopen(process_obj)
+
+
+class ForkServerProcess(_InChild, _own.ForkServerProcess):
+    """A process that is a copy of a small server."""
+
+    @staticmethod
+    def _Popen(process_obj):
+        return _ForkServerPopen(process_obj)
+
+
+class _Methods:
+    """What this package brings of its own."""
+
+    def Pipe(self, duplex=True):
+        """Returns two connected ends of a pipe."""
+        from .connection import Pipe
+
+        return Pipe(duplex)
+
+    def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None):
+        """Returns a pool of worker processes."""
+        from .pool import Pool
+
+        return Pool(processes, initializer, initargs, maxtasksperchild, self.get_context())
+
+    @property
+    def reducer(self):
+        """How objects are pickled for other processes."""
+        return globals().get("reduction")
+
+    @reducer.setter
+    def reducer(self, reduction):
+        globals()["reduction"] = reduction
+
+
+class ForkContext(_Methods, _own.ForkContext):
+    Process = ForkProcess
+
+
+class SpawnContext(_Methods, _own.SpawnContext):
+    Process = SpawnProcess
+
+
+class ForkServerContext(_Methods, _own.ForkServerContext):
+    Process = ForkServerProcess
+
+
+BaseContext = _own.BaseContext
+
+_concrete = {
+    "fork": ForkContext(),
+    "spawn": SpawnContext(),
+    "forkserver": ForkServerContext(),
+}
+
+
+class DefaultContext(_Methods, _own.DefaultContext):
+    """The context of those who choose none."""
+
+    Process = Process
+
+    def get_context(self, method=None):
+        if method is None:
+            if self._actual_context is None:
+                self._actual_context = self._default_context
+            return self._actual_context
+        try:
+            context = _concrete[method]
+        except KeyError:
+            raise ValueError(f"cannot find context for {method!r}") from None
+        context._check_available()
+        return context
+
+    def set_start_method(self, method, force=False):
+        super().set_start_method(method, force)
+        # What the interpreter makes by itself, such as a manager's server, goes along.
+        _own._default_context.set_start_method(method, force=True)
+
+
+_default_context = DefaultContext(_concrete[_own._default_context.get_context().get_start_method()])
+
+
+def _force_start_method(method):
+    """Gives this process that start method, whatever it had."""
+    _default_context._actual_context = _concrete[method]
+    _own._default_context.set_start_method(method, force=True)
+
+
+def __getattr__(name):
+    return getattr(_own, name)

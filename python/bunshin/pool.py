@@ -1,0 +1,453 @@
+"""Pools of worker processes.
+
+A worker that is killed or crashes costs the task it had begun, which raises `WorkerLost`; the
+others are done, and another worker takes its place.
+"""
+
+import builtins
+import itertools
+import os
+import threading
+import time
+import warnings
+from multiprocessing import pool as _own
+from multiprocessing import util
+from multiprocessing.context import ProcessError, TimeoutError
+from multiprocessing.pool import (  # noqa: F401
+    CLOSE,
+    INIT,
+    RUN,
+    TERMINATE,
+    MaybeEncodingError,
+    RemoteTraceback,
+    ThreadPool,
+)
+
+from . import _native, _start, _worker
+
+__all__ = ["Pool", "ThreadPool"]
+
+
+def __getattr__(name):
+    return getattr(_own, name)
+
+
+class WorkerLost(ProcessError):
+    """The worker of a task ended before the task did.
+
+    `pid` is the worker's, `exitcode` its exit code, or minus the signal that ended it.
+    """
+
+    def __init__(self, text, pid=None, exitcode=None):
+        super().__init__(text)
+        self.pid = pid
+        self.exitcode = exitcode
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.pid, self.exitcode)
+
+
+class BrokenPool(ProcessError):
+    """The pool cannot have workers: its initializer fails, or they end before they are ready."""
+
+
+class Cancelled(ProcessError):
+    """The task never ran, as it was cancelled or its pool was terminated."""
+
+
+_numbers = itertools.count(1)
+
+APPLY, MAP, STARMAP = range(3)
+
+
+def _result(done):
+    ok, value = done
+    if ok:
+        return value
+    raise value
+
+
+class Pool:
+    """A pool of worker processes that run tasks."""
+
+    def __init__(
+        self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None
+    ):
+        # First, so that one that fails to be made can be deleted.
+        self._state = INIT
+        self._pool = None
+        if context is None:
+            from .context import _default_context as context
+        self._ctx = context.get_context()
+        if processes is None:
+            processes = len(os.sched_getaffinity(0))
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None:
+            if not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0:
+                raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._processes = processes
+        method = self._ctx.get_start_method()
+        process = self._ctx.Process()
+        name = process._name.partition("-")[0].replace("Process", "PoolWorker")
+        given = {"name": name, "initializer": initializer, "initargs": tuple(initargs)}
+        number = next(_numbers)
+        if method == "fork":
+            _worker.inherited[number] = given
+            preparation, begin = None, None
+        else:
+            number, preparation, begin = None, _start.preparation(process), given
+        util._flush_std_streams()
+        own = _start.spawning(self)
+        try:
+            with own:
+                self._native = _native.Pool(
+                    processes,
+                    method,
+                    name,
+                    _start.command(),
+                    maxtasksperchild,
+                    number,
+                    preparation,
+                    begin,
+                )
+        except BaseException:
+            _worker.inherited.pop(number, None)
+            raise
+        self._number = number
+        self._terminate = util.Finalize(
+            self, _end, args=(self._native, number, os.getpid()), exitpriority=15
+        )
+        self._state = RUN
+
+    # Those who pickle descriptors for a child ask for these two.
+    DupFd = staticmethod(_native.Descriptor)
+
+    def duplicate_for_child(self, fd):
+        return fd
+
+    def __del__(self, _warn=warnings.warn, RUN=RUN):
+        if self._state == RUN:
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+
+    def __repr__(self):
+        cls = type(self)
+        return (
+            f"<{cls.__module__}.{cls.__qualname__} state={self._state} "
+            f"pool_size={getattr(self, '_processes', 0)}>"
+        )
+
+    def __reduce__(self):
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def _check_running(self):
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+
+    def _tasks(self, func, iterable, chunksize, shape):
+        once = _native.dumps_plain(func)
+        func = func if once is None else once
+        iterable = iter(iterable)
+        if chunksize == 1:
+            for item in iterable:
+                yield func, (item,), shape
+            return
+        while chunk := tuple(itertools.islice(iterable, chunksize)):
+            yield func, chunk, shape
+
+    def _chunks(self, iterable, chunksize):
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        if chunksize is None:
+            chunksize, extra = divmod(len(iterable), self._processes * 4)
+            chunksize += bool(extra)
+        return iterable, max(chunksize, 1)
+
+    def _run_map(self, func, iterable, chunksize, shape):
+        self._check_running()
+        iterable, chunksize = self._chunks(iterable, chunksize)
+        results = self._native.imap(self._tasks(func, iterable, chunksize, shape), True)
+        values, first = [], None
+        while True:
+            try:
+                ok, value = results.next()
+            except StopIteration:
+                break
+            except KeyboardInterrupt:
+                results.close()
+                raise
+            except Exception as error:
+                first = first or error
+                continue
+            if ok:
+                values += value
+            else:
+                first = first or value
+        if first is not None:
+            raise first
+        return values
+
+    def apply(self, func, args=(), kwds={}):
+        """Calls func(*args, **kwds) in a worker, and waits for the result."""
+        return self.apply_async(func, args, kwds).get()
+
+    def map(self, func, iterable, chunksize=None):
+        """Applies func to each item, and collects the results in a list."""
+        return self._run_map(func, iterable, chunksize, MAP)
+
+    def starmap(self, func, iterable, chunksize=None):
+        """Like map, with items that are unpacked as arguments."""
+        return self._run_map(func, iterable, chunksize, STARMAP)
+
+    def imap(self, func, iterable, chunksize=1):
+        """Like map, with results one by one, and items taken as they are needed."""
+        return self._imap(func, iterable, chunksize, True)
+
+    def imap_unordered(self, func, iterable, chunksize=1):
+        """Like imap, with results as they come."""
+        return self._imap(func, iterable, chunksize, False)
+
+    def _imap(self, func, iterable, chunksize, ordered):
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+        tasks = self._tasks(func, iterable, chunksize, MAP)
+        return IMapIterator(self, self._native.imap(tasks, ordered))
+
+    def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None):
+        """Calls func(*args, **kwds) in a worker; gives a handle on the result."""
+        self._check_running()
+        once = _native.dumps_plain(func)
+        result = ApplyResult(self, callback, error_callback)
+        task = (func if once is None else once, (args, kwds), APPLY)
+        result._start(task)
+        return result
+
+    def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+        """Like map, with a handle on the results."""
+        return self._map_async(func, iterable, chunksize, callback, error_callback, MAP)
+
+    def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+        """Like starmap, with a handle on the results."""
+        return self._map_async(func, iterable, chunksize, callback, error_callback, STARMAP)
+
+    def _map_async(self, func, iterable, chunksize, callback, error_callback, shape):
+        self._check_running()
+        iterable, chunksize = self._chunks(iterable, chunksize)
+        result = MapResult(self, callback, error_callback)
+        result._start(list(self._tasks(func, iterable, chunksize, shape)))
+        return result
+
+    def close(self):
+        """Takes no more tasks; the workers end when their work is done."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._native.close()
+
+    def terminate(self):
+        """Ends the workers at once."""
+        self._state = TERMINATE
+        self._terminate()
+
+    def join(self):
+        """Waits for the workers of a closed or terminated pool."""
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        self._native.join()
+        _worker.inherited.pop(self._number, None)
+
+    def __enter__(self):
+        self._check_running()
+        return self
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        self.terminate()
+
+
+def _end(native, number, pid):
+    # In a copy of this process the workers are the parent's.
+    if os.getpid() == pid:
+        native.terminate()
+        _worker.inherited.pop(number, None)
+
+
+class ApplyResult:
+    """A handle on the result of a task."""
+
+    def __init__(self, pool, callback, error_callback):
+        self._pool = pool
+        self._callback = callback
+        self._error_callback = error_callback
+        self._lock = threading.Lock()
+        self._outcome = None
+
+    def _start(self, task):
+        call = self._called if self._callback or self._error_callback else None
+        self._done = threading.Event() if call else None
+        self._task = self._pool._native.submit(task, call)
+
+    def _called(self, done, error):
+        self._settle(done, error)
+        ok, value = self._outcome
+        try:
+            if ok and self._callback:
+                self._callback(value)
+            elif not ok and self._error_callback:
+                self._error_callback(value)
+        finally:
+            self._done.set()
+
+    def _settle(self, done, error):
+        self._outcome = (False, error) if error is not None else done
+
+    def ready(self):
+        """Whether the result is there."""
+        if self._done is not None:
+            return self._done.is_set()
+        return self._outcome is not None or self._task.wait(0)
+
+    def successful(self):
+        """Whether the call raised nothing; only to be asked when it is ready."""
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        self._take()
+        return self._outcome[0]
+
+    def wait(self, timeout=None):
+        """Waits until the result is there, for so long at most."""
+        if self._done is not None:
+            self._done.wait(timeout)
+        elif self._outcome is None:
+            self._task.wait(timeout)
+
+    def get(self, timeout=None):
+        """Waits for the result and gives it, or raises what the call raised."""
+        self.wait(timeout)
+        if not self.ready():
+            raise TimeoutError
+        self._take()
+        return _result(self._outcome)
+
+    def _take(self):
+        with self._lock:
+            if self._outcome is None:
+                try:
+                    self._settle(self._task.take(), None)
+                except Exception as error:
+                    self._settle(None, error)
+
+    def cancel(self, kill=False):
+        """Cancels the call if it has not begun; with `kill`, ends its worker if it has."""
+        return self._task.cancel(kill)
+
+
+AsyncResult = ApplyResult
+
+
+class MapResult(ApplyResult):
+    """A handle on the results of a map."""
+
+    def _start(self, tasks):
+        has_calls = bool(self._callback or self._error_callback)
+        self._done = threading.Event() if has_calls else None
+        self._left = len(tasks)
+        if has_calls and not tasks:
+            self._outcome = (True, [])
+            self._call()
+        self._parts = [None] * len(tasks)
+        submit = self._pool._native.submit
+        self._tasks = [
+            submit(task, self._part(index) if has_calls else None)
+            for index, task in enumerate(tasks)
+        ]
+
+    def _part(self, index):
+        def call(done, error):
+            with self._lock:
+                self._parts[index] = (False, error) if error is not None else done
+                self._left -= 1
+                if self._left:
+                    return
+                self._join()
+            self._call()
+
+        return call
+
+    def _call(self):
+        ok, value = self._outcome
+        try:
+            if ok and self._callback:
+                self._callback(value)
+            elif not ok and self._error_callback:
+                self._error_callback(value)
+        finally:
+            self._done.set()
+
+    def _join(self):
+        for ok, value in self._parts:
+            if not ok:
+                self._outcome = (False, value)
+                return
+        self._outcome = (True, [item for _, part in self._parts for item in part])
+
+    def ready(self):
+        if self._done is not None:
+            return self._done.is_set()
+        return self._outcome is not None or all(task.wait(0) for task in self._tasks)
+
+    def wait(self, timeout=None):
+        if self._done is not None:
+            self._done.wait(timeout)
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._outcome is None:
+            for task in self._tasks:
+                if not task.wait(None if deadline is None else max(0, deadline - time.monotonic())):
+                    return
+
+    def _take(self):
+        with self._lock:
+            if self._outcome is None:
+                for index, task in enumerate(self._tasks):
+                    try:
+                        self._parts[index] = task.take()
+                    except Exception as error:
+                        self._parts[index] = (False, error)
+                self._join()
+
+    def cancel(self, kill=False):
+        return sum(task.cancel(kill) for task in self._tasks)
+
+
+class IMapIterator:
+    """The results of an imap."""
+
+    def __init__(self, pool, results):
+        self._pool = pool
+        self._results = results
+        self._items = iter(())
+
+    def __iter__(self):
+        return self
+
+    def next(self, timeout=None):
+        """The next result; raises `TimeoutError` if it does not come in that time."""
+        for item in self._items:
+            return item
+        while True:
+            try:
+                done = self._results.next(timeout)
+            except builtins.TimeoutError:
+                raise TimeoutError from None
+            self._items = iter(_result(done))
+            for item in self._items:
+                return item
+
+    __next__ = next
+
+
+IMapUnorderedIterator = IMapIterator

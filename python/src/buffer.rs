@@ -1,0 +1,137 @@
+//! Memory that Python objects lend and borrow, and descriptors by number.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use bunshin::Buffer;
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyBufferError, PyValueError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+/// Contiguous memory of a Python object, held until this is dropped.
+///
+/// As with every buffer, another thread may write to it meanwhile: what is then copied is
+/// a mixture, as it is with `os.write`.
+pub(crate) struct Borrowed {
+    buffer: PyBuffer<u8>,
+}
+
+impl Borrowed {
+    /// Borrows the memory of any object that lends bytes.
+    pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let buffer = PyBuffer::<u8>::get(object)?;
+        if !buffer.is_c_contiguous() {
+            return Err(PyBufferError::new_err("the memory is not contiguous"));
+        }
+        Ok(Self { buffer })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let len = self.buffer.len_bytes();
+        if len == 0 {
+            return &[];
+        }
+        // SAFETY: the exporter keeps `len` bytes there while the buffer is held, which `self`
+        // does, and says that they are contiguous. They may change, which a copy of bytes endures.
+        unsafe { std::slice::from_raw_parts(self.buffer.buf_ptr().cast::<u8>(), len) }
+    }
+
+    /// Copies bytes into the object's memory, from `offset` on; the caller has checked that
+    /// they fit.
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> PyResult<()> {
+        if self.buffer.readonly() {
+            return Err(PyBufferError::new_err("the memory is read-only"));
+        }
+        let fits = offset
+            .checked_add(bytes.len())
+            .is_some_and(|end| end <= self.buffer.len_bytes());
+        if !fits {
+            return Err(PyBufferError::new_err("the memory is too short"));
+        }
+        // SAFETY: the offset lies inside, as was just checked.
+        let to = unsafe { self.buffer.buf_ptr().cast::<u8>().add(offset) };
+        // SAFETY: `bytes` is memory of the engine's that no Python object lends for writing,
+        // so that the two do not overlap, and they fit.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        Ok(())
+    }
+}
+
+/// Memory that came beside a message, as a writable buffer.
+#[pyclass(module = "bunshin._native", frozen)]
+pub(crate) struct SharedBuffer {
+    /// Kept only so that what the address is of stays there.
+    _buffer: Buffer<u8>,
+    address: usize,
+    len: usize,
+}
+
+impl SharedBuffer {
+    pub(crate) fn new(mut buffer: Buffer<u8>) -> Self {
+        // Copies what the sender can still write to.
+        let bytes = buffer.as_mut_slice();
+        let (address, len) = (bytes.as_mut_ptr() as usize, bytes.len());
+        Self {
+            _buffer: buffer,
+            address,
+            len,
+        }
+    }
+}
+
+#[pymethods]
+impl SharedBuffer {
+    fn __len__(&self) -> usize {
+        self.len
+    }
+
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        let (address, len) = (this.address, this.len);
+        // SAFETY: the interpreter passes a view to fill in; the address is that of `len` bytes
+        // that stay where they are while `slf` lives, and the view holds a reference to it.
+        let rc = unsafe {
+            ffi::PyBuffer_FillInfo(
+                view,
+                slf.as_ptr(),
+                address as *mut c_void,
+                isize::try_from(len).unwrap_or(isize::MAX),
+                0,
+                flags,
+            )
+        };
+        if rc == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::take(slf.py())
+                .unwrap_or_else(|| PyBufferError::new_err("the memory cannot be lent")))
+        }
+    }
+}
+
+/// A copy of a descriptor that Python keeps.
+pub(crate) fn copied(fd: RawFd) -> PyResult<OwnedFd> {
+    if fd < 0 {
+        return Err(PyValueError::new_err("a descriptor is not negative"));
+    }
+    // SAFETY: it is only used to ask the system for a copy, which says if there is none.
+    let lent = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(lent.try_clone_to_owned()?)
+}
+
+/// Takes over a descriptor that Python has given up.
+pub(crate) fn owned(fd: RawFd) -> PyResult<OwnedFd> {
+    if fd < 0 {
+        return Err(PyValueError::new_err("a descriptor is not negative"));
+    }
+    // SAFETY: it comes from a `detach` of Python's, whose caller owns it from then on.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,272 @@
+//! Ends of pipes.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bunshin::{Buffer, Receiver, Sender};
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+use serde::{Deserialize, Serialize};
+
+use crate::buffer::{self, Borrowed};
+use crate::error::{exception, sending};
+use crate::payload::{self, Object, Payload};
+
+/// The engine's side of an end.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Link {
+    Both(bunshin::Connection<Payload>),
+    Sender(Sender<Payload>),
+    Receiver(Receiver<Payload>),
+}
+
+impl Link {
+    fn receiver(&self) -> PyResult<&Receiver<Payload>> {
+        match self {
+            Self::Both(connection) => Ok(connection.receiver()),
+            Self::Receiver(receiver) => Ok(receiver),
+            Self::Sender(_) => Err(PyOSError::new_err("connection is write-only")),
+        }
+    }
+
+    fn sender(&self) -> PyResult<&Sender<Payload>> {
+        match self {
+            Self::Both(connection) => Ok(connection.sender()),
+            Self::Sender(sender) => Ok(sender),
+            Self::Receiver(_) => Err(PyOSError::new_err("connection is read-only")),
+        }
+    }
+}
+
+/// One end of a pipe.
+#[pyclass(module = "bunshin.connection", weakref, frozen)]
+pub(crate) struct Connection {
+    link: Mutex<Option<Arc<Link>>>,
+}
+
+/// Takes over a descriptor that Python has given up.
+pub(crate) fn owned(fd: RawFd) -> PyResult<OwnedFd> {
+    buffer::owned(fd)
+}
+
+impl Connection {
+    pub(crate) fn new(link: Arc<Link>) -> Self {
+        Self {
+            link: Mutex::new(Some(link)),
+        }
+    }
+
+    fn link(&self) -> PyResult<Arc<Link>> {
+        self.link
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or_else(|| PyOSError::new_err("handle is closed"))
+    }
+
+    fn send_payload(&self, py: Python<'_>, payload: Payload) -> PyResult<()> {
+        let link = self.link()?;
+        let sender = link.sender()?;
+        // What did not fit, or was not wanted, is dropped with the interpreter attached again.
+        let sent = py.detach(|| sender.send(payload));
+        sent.map_err(|error| sending(&error.into()))
+    }
+
+    fn receive(&self, py: Python<'_>) -> PyResult<Payload> {
+        let link = self.link()?;
+        let receiver = link.receiver()?;
+        py.detach(|| receiver.recv())
+            .map_err(|error| exception(&error.into()))
+    }
+}
+
+/// The part of so many bytes that CPython's `offset` and `size` mean.
+fn part(len: usize, offset: isize, size: Option<isize>) -> PyResult<std::ops::Range<usize>> {
+    let refuse = |why: &'static str| Err(PyValueError::new_err(why));
+    let Ok(from) = usize::try_from(offset) else {
+        return refuse("offset is negative");
+    };
+    if len < from {
+        return refuse("buffer length < offset");
+    }
+    match size.map(usize::try_from) {
+        None => Ok(from..len),
+        Some(Err(_)) => refuse("size is negative"),
+        Some(Ok(size)) => match from.checked_add(size) {
+            Some(to) if to <= len => Ok(from..to),
+            _ => refuse("buffer length < offset + size"),
+        },
+    }
+}
+
+#[pymethods]
+impl Connection {
+    /// Send a (picklable) object.
+    fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.link()?.sender()?;
+        self.send_payload(obj.py(), payload::pickle(obj)?)
+    }
+
+    /// Receive a (picklable) object.
+    fn recv(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.receive(py)?.unpickle(py)
+    }
+
+    /// Send the bytes data from a bytes-like object.
+    #[pyo3(signature = (buf, offset=0, size=None))]
+    fn send_bytes(
+        &self,
+        buf: &Bound<'_, PyAny>,
+        offset: isize,
+        size: Option<isize>,
+    ) -> PyResult<()> {
+        self.link()?.sender()?;
+        let view = pyo3::types::PyMemoryView::from(buf)?.call_method1("cast", ("B",))?;
+        let bytes = Borrowed::of(&view)?;
+        let range = part(bytes.bytes().len(), offset, size)?;
+        self.send_payload(buf.py(), payload::raw(bytes, range))
+    }
+
+    /// Receive bytes data as a bytes object.
+    #[pyo3(signature = (maxlength=None))]
+    fn recv_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        maxlength: Option<isize>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let limit = match maxlength.map(usize::try_from) {
+            None => usize::MAX,
+            Some(Ok(limit)) => limit,
+            Some(Err(_)) => return Err(PyValueError::new_err("negative maxlength")),
+        };
+        let bytes = self.receive(py)?.into_bytes(py)?;
+        if bytes.len() > limit {
+            // What is left of the stream would make no sense to this reader.
+            self.close();
+            return Err(PyOSError::new_err("bad message length"));
+        }
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// Receive bytes data into a writeable bytes-like object. Return the number of bytes read.
+    #[pyo3(signature = (buf, offset=0))]
+    fn recv_bytes_into(&self, buf: &Bound<'_, PyAny>, offset: isize) -> PyResult<usize> {
+        let py = buf.py();
+        let view = pyo3::types::PyMemoryView::from(buf)?;
+        let item: usize = view.getattr("itemsize")?.extract()?;
+        let into = Borrowed::of(&view.call_method1("cast", ("B",))?)?;
+        let len = into.bytes().len();
+        let Ok(from) = usize::try_from(offset) else {
+            return Err(PyValueError::new_err("negative offset"));
+        };
+        if from > len {
+            return Err(PyValueError::new_err("offset too large"));
+        }
+        let bytes: Buffer<u8> = self.receive(py)?.into_bytes(py)?;
+        if bytes.len() > len - from {
+            let too_short = py.import("bunshin.context")?.getattr("BufferTooShort")?;
+            return Err(PyErr::from_value(
+                too_short.call1((PyBytes::new(py, &bytes),))?,
+            ));
+        }
+        into.write(from * item.min(1), &bytes)?;
+        Ok(bytes.len())
+    }
+
+    /// Whether there is any input available to be read.
+    #[pyo3(signature = (timeout=Some(0.0)))]
+    fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let link = self.link()?;
+        let receiver = link.receiver()?;
+        let timeout = timeout.map_or(Duration::MAX, |seconds| {
+            Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
+        });
+        py.detach(|| receiver.poll(timeout))
+            .map_err(|error| exception(&error))
+    }
+
+    /// File descriptor that is readable exactly while there is a message.
+    fn fileno(&self) -> PyResult<RawFd> {
+        let link = self.link()?;
+        let number = match &*link {
+            Link::Sender(sender) => bunshin::front::sender_fileno(sender),
+            other => other
+                .receiver()?
+                .fileno()
+                .map_err(|error| exception(&error))?,
+        };
+        Ok(number.as_raw_fd())
+    }
+
+    /// Sends a copy of a descriptor.
+    fn send_handle(&self, py: Python<'_>, handle: RawFd) -> PyResult<()> {
+        self.send_payload(py, payload::handle(buffer::copied(handle)?))
+    }
+
+    /// Receives a descriptor, which is the caller's from then on.
+    fn recv_handle(&self, py: Python<'_>) -> PyResult<RawFd> {
+        self.receive(py)?.into_handle()
+    }
+
+    /// Close the connection.
+    fn close(&self) {
+        let link = self
+            .link
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(link);
+    }
+
+    /// True if the connection is closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.link
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+    }
+
+    /// True if the connection is readable.
+    #[getter]
+    fn readable(&self) -> bool {
+        self.link().is_ok_and(|link| link.receiver().is_ok())
+    }
+
+    /// True if the connection is writable.
+    #[getter]
+    fn writable(&self) -> bool {
+        self.link().is_ok_and(|link| link.sender().is_ok())
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
+        self.close();
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        payload::reduce(py, Object::Connection(self.link()?))
+    }
+}
+
+/// Two connected ends; one way if not `duplex`, the first to receive from.
+#[pyfunction]
+#[pyo3(signature = (duplex=true))]
+pub(crate) fn pipe(py: Python<'_>, duplex: bool) -> PyResult<(Py<Connection>, Py<Connection>)> {
+    let os = |error: bunshin::Error| exception(&error);
+    let (first, second) = if duplex {
+        let (first, second) = bunshin::pipe().map_err(os)?;
+        (Link::Both(first), Link::Both(second))
+    } else {
+        let (sender, receiver) = bunshin::channel().map_err(os)?;
+        (Link::Receiver(receiver), Link::Sender(sender))
+    };
+    let end = |link| Py::new(py, Connection::new(Arc::new(link)));
+    Ok((end(first)?, end(second)?))
+}

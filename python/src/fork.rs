@@ -1,0 +1,47 @@
+//! Forks that the interpreter makes, and signals that arrive in a wait.
+
+use std::cell::RefCell;
+
+use pyo3::prelude::*;
+
+thread_local! {
+    /// What a signal handler raised in a wait of this thread's.
+    static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
+}
+
+/// Has the interpreter's signal handlers run when a signal arrives in a wait.
+pub(crate) fn watch_signals() {
+    bunshin::front::on_interrupt(|| {
+        Python::try_attach(|py| match py.check_signals() {
+            Ok(()) => false,
+            Err(raised) => {
+                RAISED.with_borrow_mut(|kept| *kept = Some(raised));
+                true
+            }
+        })
+        .unwrap_or(false)
+    });
+}
+
+/// What a signal handler raised in the wait that has just ended, if one did.
+pub(crate) fn take_raised() -> Option<PyErr> {
+    RAISED.with_borrow_mut(Option::take)
+}
+
+/// To be called before `os.fork`.
+#[pyfunction]
+pub(crate) fn before_fork() {
+    bunshin::front::before_fork();
+}
+
+/// To be called after `os.fork`, in the child.
+#[pyfunction]
+pub(crate) fn after_fork_in_child() {
+    bunshin::front::after_fork_in_child();
+}
+
+/// To be called before the process ends without dropping its objects.
+#[pyfunction]
+pub(crate) fn before_exit() {
+    bunshin::front::before_exit();
+}

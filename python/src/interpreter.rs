@@ -1,0 +1,51 @@
+//! What the interpreter has to be told, and there is no safe form of.
+
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+thread_local! {
+    /// How this thread was attached before the fork that it is making.
+    static BEFORE: Cell<Option<ffi::PyGILState_STATE>> = const { Cell::new(None) };
+}
+
+/// Has the interpreter take part in forks that the engine makes, as in those of `os.fork`.
+pub(crate) fn watch_forks() {
+    bunshin::front::on_fork(before, in_parent, in_child);
+}
+
+fn before() {
+    // SAFETY: the engine forks while the interpreter runs; whether this thread is attached
+    // does not matter.
+    let state = unsafe { ffi::PyGILState_Ensure() };
+    BEFORE.set(Some(state));
+    // SAFETY: this thread is attached.
+    unsafe { ffi::PyOS_BeforeFork() };
+}
+
+fn in_parent() {
+    // SAFETY: this thread is attached since `before`.
+    unsafe { ffi::PyOS_AfterFork_Parent() };
+    if let Some(state) = BEFORE.take() {
+        // SAFETY: `state` is what `before` was given in this thread.
+        unsafe { ffi::PyGILState_Release(state) };
+    }
+}
+
+fn in_child() {
+    // SAFETY: this thread is attached since `before`, and is the only one.
+    unsafe { ffi::PyOS_AfterFork_Child() };
+    BEFORE.set(None);
+    // Detached, but not released: the child keeps what the interpreter knows of its thread.
+    // SAFETY: this thread is attached.
+    unsafe { ffi::PyEval_SaveThread() };
+}
+
+/// Tells the interpreter that this process is a copy of the one it knew.
+pub(crate) fn after_fork(_attached: Python<'_>) {
+    // SAFETY: this thread is attached, and it is the only one of a process that was just made.
+    unsafe { ffi::PyOS_AfterFork_Child() };
+}

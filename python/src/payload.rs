@@ -1,0 +1,428 @@
+//! Python objects as messages: pickle with its buffers beside it.
+//!
+//! Inside a message, objects of this package (connections, locks, …) are named by index, as
+//! the engine moves them itself. A reducer has no way to reach the message it is called
+//! for, so that what is being pickled or unpickled is found through a thread-local.
+
+use std::cell::RefCell;
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use bunshin::Buffer;
+use bunshin::front::{self, BufferRef};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList, PyMemoryView, PyTuple};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::ser::SerializeTuple;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::buffer::{Borrowed, SharedBuffer};
+use crate::connection::{Connection, Link};
+use crate::error::exception;
+
+/// Pickles up to this size are copied into a bytes object rather than lent.
+const COPIED_UP_TO: usize = 4 << 10;
+
+/// An object of this package on its way.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Object {
+    /// A connection's end.
+    #[serde(rename = "c")]
+    Connection(Arc<Link>),
+    /// A descriptor.
+    #[serde(rename = "h")]
+    Handle(Arc<front::Handle>),
+}
+
+impl Object {
+    fn into_python(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self {
+            Self::Connection(link) => Ok(Py::new(py, Connection::new(link))?.into_any()),
+            Self::Handle(handle) => {
+                let kept = Descriptor(std::sync::Mutex::new(Some(handle)));
+                Ok(Py::new(py, kept)?.into_any())
+            }
+        }
+    }
+}
+
+/// One message.
+pub(crate) enum Payload {
+    /// To be sent: bytes that are lent for the time of the call.
+    Leaving {
+        pickle: Pickled,
+        buffers: Vec<Borrowed>,
+        objects: Vec<Object>,
+    },
+    /// Received.
+    Arrived {
+        pickle: Buffer<u8>,
+        buffers: Vec<Buffer<u8>>,
+        objects: Vec<Object>,
+    },
+}
+
+/// The bytes of a message that is to be sent.
+pub(crate) enum Pickled {
+    Own(Vec<u8>),
+    Lent(Borrowed, std::ops::Range<usize>),
+}
+
+impl Pickled {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Lent(borrowed, range) => borrowed.bytes().get(range.clone()).unwrap_or(&[]),
+        }
+    }
+}
+
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut tuple = serializer.serialize_tuple(3)?;
+        match self {
+            Self::Leaving {
+                pickle,
+                buffers,
+                objects,
+            } => {
+                tuple.serialize_element(&BufferRef(pickle.bytes()))?;
+                let buffers: Vec<_> = buffers.iter().map(|b| BufferRef(b.bytes())).collect();
+                tuple.serialize_element(&buffers)?;
+                tuple.serialize_element(objects)?;
+            }
+            Self::Arrived {
+                pickle,
+                buffers,
+                objects,
+            } => {
+                tuple.serialize_element(pickle)?;
+                tuple.serialize_element(buffers)?;
+                tuple.serialize_element(objects)?;
+            }
+        }
+        tuple.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Parts;
+        impl<'de> Visitor<'de> for Parts {
+            type Value = Payload;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a pickle, its buffers and its objects")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Payload, A::Error> {
+                let missing = || A::Error::custom("a message has less than three parts");
+                Ok(Payload::Arrived {
+                    pickle: parts.next_element()?.ok_or_else(missing)?,
+                    buffers: parts.next_element()?.ok_or_else(missing)?,
+                    objects: parts.next_element()?.ok_or_else(missing)?,
+                })
+            }
+        }
+        deserializer.deserialize_tuple(3, Parts)
+    }
+}
+
+thread_local! {
+    /// Objects of the messages that this thread is pickling.
+    static LEAVING: RefCell<Vec<Vec<Object>>> = const { RefCell::new(Vec::new()) };
+    /// Objects of the messages that this thread is unpickling.
+    static ARRIVING: RefCell<Vec<Vec<Option<Object>>>> = const { RefCell::new(Vec::new()) };
+    /// This thread's pickler, unless it is in use.
+    static SPARE: RefCell<Option<Reusable>> = const { RefCell::new(None) };
+}
+
+/// Where a pickler writes to.
+#[pyclass(module = "bunshin._native", frozen)]
+pub(crate) struct Sink(std::sync::Mutex<Vec<u8>>);
+
+#[pymethods]
+impl Sink {
+    fn write(&self, bytes: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let mut written = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if let Ok(bytes) = bytes.cast::<PyBytes>() {
+            written.extend_from_slice(bytes.as_bytes());
+            return Ok(bytes.as_bytes().len());
+        }
+        let lent = Borrowed::of(bytes)?;
+        written.extend_from_slice(lent.bytes());
+        Ok(lent.bytes().len())
+    }
+}
+
+/// A pickler that is used again and again.
+struct Reusable {
+    pickler: Py<PyAny>,
+    sink: Py<Sink>,
+    buffers: Py<PyList>,
+}
+
+impl Reusable {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let make = MAKE.import(py, "bunshin.reduction", "_make_pickler")?;
+        let sink = Py::new(py, Sink(std::sync::Mutex::default()))?;
+        let buffers = PyList::empty(py);
+        let append = buffers.getattr("append")?;
+        let pickler = make.call1((&sink, append))?.unbind();
+        Ok(Self {
+            pickler,
+            sink,
+            buffers: buffers.unbind(),
+        })
+    }
+}
+
+/// The message that is an object pickled.
+pub(crate) fn pickle(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
+    let py = object.py();
+    let reusable = match SPARE.take() {
+        Some(reusable) => reusable,
+        None => Reusable::new(py)?,
+    };
+    LEAVING.with_borrow_mut(|stack| stack.push(Vec::new()));
+    let dumped = reusable
+        .pickler
+        .bind(py)
+        .call_method1(pyo3::intern!(py, "dump"), (object,));
+    let objects = LEAVING.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let bytes = std::mem::take(
+        &mut *reusable
+            .sink
+            .get()
+            .0
+            .lock()
+            .unwrap_or_else(|e| e.into_inner()),
+    );
+    let found = reusable.buffers.bind(py);
+    if let Err(error) = dumped {
+        // Its memory and buffers are in no known state: it is not used again.
+        return by_value(py, object, error);
+    }
+    let mut buffers = Vec::with_capacity(found.len());
+    for buffer in found.iter() {
+        buffers.push(Borrowed::of(
+            &buffer.call_method0(pyo3::intern!(py, "raw"))?,
+        )?);
+    }
+    if !buffers.is_empty() {
+        found.call_method0(pyo3::intern!(py, "clear"))?;
+    }
+    reusable
+        .pickler
+        .bind(py)
+        .call_method0(pyo3::intern!(py, "clear_memo"))?;
+    SPARE.set(Some(reusable));
+    Ok(Payload::Leaving {
+        pickle: Pickled::Own(bytes),
+        buffers,
+        objects,
+    })
+}
+
+/// Pickles what goes by no name (lambdas, closures, functions of a notebook) by value.
+fn by_value(py: Python<'_>, object: &Bound<'_, PyAny>, error: PyErr) -> PyResult<Payload> {
+    static DUMP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let dump = DUMP.import(py, "bunshin.reduction", "_dump_by_value")?;
+    LEAVING.with_borrow_mut(|stack| stack.push(Vec::new()));
+    let dumped = dump.call1((object, error));
+    let objects = LEAVING.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let (bytes, found): (Bound<'_, PyBytes>, Vec<Bound<'_, PyAny>>) = dumped?.extract()?;
+    let buffers = found.iter().map(Borrowed::of).collect::<PyResult<_>>()?;
+    Ok(Payload::Leaving {
+        pickle: Pickled::Own(bytes.as_bytes().to_vec()),
+        buffers,
+        objects,
+    })
+}
+
+/// The object pickled, if that is all it takes: no buffers and no objects of this package.
+#[pyfunction]
+pub(crate) fn dumps_plain<'py>(
+    object: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    Ok(match pickle(object)? {
+        Payload::Leaving {
+            pickle,
+            buffers,
+            objects,
+        } if buffers.is_empty() && objects.is_empty() => {
+            Some(PyBytes::new(object.py(), pickle.bytes()))
+        }
+        _ => None,
+    })
+}
+
+/// The message that is bytes as they are.
+pub(crate) fn raw(bytes: Borrowed, range: std::ops::Range<usize>) -> Payload {
+    Payload::Leaving {
+        pickle: Pickled::Lent(bytes, range),
+        buffers: Vec::new(),
+        objects: Vec::new(),
+    }
+}
+
+/// The message that is a descriptor.
+pub(crate) fn handle(handle: OwnedFd) -> Payload {
+    Payload::Leaving {
+        pickle: Pickled::Own(Vec::new()),
+        buffers: Vec::new(),
+        objects: vec![Object::Handle(Arc::new(front::Handle(handle)))],
+    }
+}
+
+impl Payload {
+    /// The descriptor that was sent.
+    pub(crate) fn into_handle(self) -> PyResult<RawFd> {
+        let Self::Arrived { objects, .. } = self else {
+            return Err(PyValueError::new_err("the message has not been sent"));
+        };
+        match <[Object; 1]>::try_from(objects) {
+            Ok([Object::Handle(handle)]) => Arc::into_inner(handle)
+                .map(|handle| handle.0.into_raw_fd())
+                .ok_or_else(|| PyRuntimeError::new_err("the descriptor is in use")),
+            _ => Err(PyRuntimeError::new_err(
+                "expected a descriptor, and the message is none",
+            )),
+        }
+    }
+
+    /// The object that was pickled.
+    pub(crate) fn unpickle(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let Self::Arrived {
+            pickle,
+            buffers,
+            objects,
+        } = self
+        else {
+            return Err(PyValueError::new_err("the message has not been sent"));
+        };
+        static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let loads = LOADS.import(py, "pickle", "loads")?;
+        let data = lend(py, pickle)?;
+        if buffers.is_empty() && objects.is_empty() {
+            return Ok(loads.call1((data,))?.unbind());
+        }
+        let lent = PyList::empty(py);
+        for buffer in buffers {
+            lent.append(Py::new(py, SharedBuffer::new(buffer))?)?;
+        }
+        let keywords = PyDict::new(py);
+        keywords.set_item(pyo3::intern!(py, "buffers"), lent)?;
+        ARRIVING.with_borrow_mut(|stack| stack.push(objects.into_iter().map(Some).collect()));
+        let loaded = loads.call((data,), Some(&keywords));
+        ARRIVING.with_borrow_mut(Vec::pop);
+        Ok(loaded?.unbind())
+    }
+
+    /// Its bytes; those of an object with buffers are made whole first.
+    pub(crate) fn into_bytes(self, py: Python<'_>) -> PyResult<Buffer<u8>> {
+        match self {
+            Self::Arrived {
+                pickle,
+                buffers,
+                objects,
+            } if buffers.is_empty() && objects.is_empty() => Ok(pickle),
+            whole => {
+                let object = whole.unpickle(py)?;
+                let reduction = py.import("bunshin.reduction")?;
+                let bytes = reduction
+                    .getattr("ForkingPickler")?
+                    .call_method1("dumps", (object,))?;
+                Ok(Buffer::from(Borrowed::of(&bytes)?.bytes()))
+            }
+        }
+    }
+}
+
+fn lend<'py>(py: Python<'py>, pickle: Buffer<u8>) -> PyResult<Bound<'py, PyAny>> {
+    if pickle.len() <= COPIED_UP_TO {
+        return Ok(PyBytes::new(py, &pickle).into_any());
+    }
+    let shared = Bound::new(py, SharedBuffer::new(pickle))?;
+    Ok(PyMemoryView::from(&shared)?.into_any())
+}
+
+/// How an object of this package is pickled: as a part of the message that this thread is
+/// pickling, or else as bytes and descriptors.
+pub(crate) fn reduce<'py>(py: Python<'py>, object: Object) -> PyResult<Bound<'py, PyTuple>> {
+    let native = py.import(pyo3::intern!(py, "bunshin._native"))?;
+    let index = LEAVING.with_borrow_mut(|stack| {
+        stack.last_mut().map(|objects| {
+            objects.push(object.clone());
+            objects.len() - 1
+        })
+    });
+    if let Some(index) = index {
+        return (native.getattr("arrived")?, (index,)).into_pyobject(py);
+    }
+    let (bytes, handles) = front::pack(&object).map_err(|error| exception(&error))?;
+    let handles: Vec<RawFd> = handles.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    let duplicates = py
+        .import(pyo3::intern!(py, "bunshin.reduction"))?
+        .call_method1("_send_descriptors", (handles,))?;
+    (
+        native.getattr("unpack")?,
+        (PyBytes::new(py, &bytes), duplicates),
+    )
+        .into_pyobject(py)
+}
+
+/// A descriptor that is pickled as one: whoever unpickles it gets a copy.
+#[pyclass(module = "bunshin._native", frozen)]
+pub(crate) struct Descriptor(std::sync::Mutex<Option<Arc<front::Handle>>>);
+
+#[pymethods]
+impl Descriptor {
+    /// Keeps a copy of a descriptor.
+    #[new]
+    fn new(fd: RawFd) -> PyResult<Self> {
+        let handle = Arc::new(front::Handle(crate::buffer::copied(fd)?));
+        Ok(Self(std::sync::Mutex::new(Some(handle))))
+    }
+
+    /// Gives the descriptor up to the caller.
+    fn detach(&self) -> PyResult<RawFd> {
+        let kept = self.0.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let kept = kept.and_then(Arc::into_inner);
+        kept.map(|handle| handle.0.into_raw_fd())
+            .ok_or_else(|| PyValueError::new_err("the descriptor was detached"))
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let kept = self.0.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let detached = || PyValueError::new_err("the descriptor was detached");
+        reduce(py, Object::Handle(kept.ok_or_else(detached)?))
+    }
+}
+
+/// The object with that number in the message that this thread is unpickling.
+#[pyfunction]
+pub(crate) fn arrived(py: Python<'_>, index: usize) -> PyResult<Py<PyAny>> {
+    let object = ARRIVING.with_borrow_mut(|stack| stack.last_mut()?.get_mut(index)?.take());
+    object
+        .ok_or_else(|| PyValueError::new_err("the object did not come with this message"))?
+        .into_python(py)
+}
+
+/// The object that was reduced to bytes and descriptors.
+#[pyfunction]
+pub(crate) fn unpack(
+    py: Python<'_>,
+    bytes: &[u8],
+    descriptors: Vec<Bound<'_, PyAny>>,
+) -> PyResult<Py<PyAny>> {
+    let handles = descriptors
+        .iter()
+        .map(|descriptor| crate::connection::owned(descriptor.call_method0("detach")?.extract()?))
+        .collect::<PyResult<Vec<OwnedFd>>>()?;
+    let object: Object = front::unpack(bytes, handles).map_err(|error| exception(&error))?;
+    object.into_python(py)
+}

@@ -1,0 +1,135 @@
+//! Children: starting one that runs a Python process object, and being one.
+
+use std::cell::Cell;
+use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bunshin::{Process, StartMethod};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::error::exception;
+use crate::interpreter;
+use crate::payload::{self, Payload};
+
+/// A child, until it has been collected.
+#[pyclass(module = "bunshin._native", frozen)]
+pub(crate) struct Child {
+    /// Given up once it is not needed any more: it holds two descriptors.
+    process: Mutex<Option<std::sync::Arc<Process<()>>>>,
+    #[pyo3(get)]
+    pid: u32,
+    /// Readable once the child has ended.
+    #[pyo3(get)]
+    sentinel: RawFd,
+}
+
+impl Child {
+    fn process(&self) -> PyResult<std::sync::Arc<Process<()>>> {
+        self.process
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or_else(|| PyValueError::new_err("the process is closed"))
+    }
+}
+
+fn code(status: bunshin::ExitStatus) -> i32 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => -signal,
+        (None, None) => 255,
+    }
+}
+
+#[pymethods]
+impl Child {
+    /// The exit code (minus the signal, if one ended it), if the child has ended in that time.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
+        let process = self.process()?;
+        let joined = py.detach(|| match timeout {
+            None => process.join().map(Some),
+            Some(seconds) if seconds <= 0.0 => process.try_join(),
+            Some(seconds) => match Duration::try_from_secs_f64(seconds) {
+                Ok(timeout) => process.join_timeout(timeout),
+                Err(_) => process.join().map(Some),
+            },
+        });
+        Ok(joined.map_err(|error| exception(&error))?.map(code))
+    }
+
+    fn close(&self) {
+        let process = self
+            .process
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(process);
+    }
+}
+
+/// Starts a child that first takes over `preparation` and then runs `process`.
+///
+/// What the command starts calls [`run_child`].
+#[pyfunction]
+pub(crate) fn start(
+    py: Python<'_>,
+    method: &str,
+    command: Vec<std::ffi::OsString>,
+    preparation: &Bound<'_, PyAny>,
+    process: &Bound<'_, PyAny>,
+) -> PyResult<Child> {
+    let method: StartMethod = method
+        .parse()
+        .map_err(|error: bunshin::Error| exception(&error))?;
+    let name: String = process.getattr("name")?.extract()?;
+    let arguments = (payload::pickle(preparation)?, payload::pickle(process)?);
+    bunshin::front::set_command(command).map_err(|error| exception(&error))?;
+    let builder = Process::builder().name(name).start_method(method);
+    let process = py
+        .detach(|| builder.start(run, arguments))
+        .map_err(|error| exception(&error))?;
+    Ok(Child {
+        pid: process.pid(),
+        sentinel: process.sentinel().as_raw_fd(),
+        process: Mutex::new(Some(std::sync::Arc::new(process))),
+    })
+}
+
+thread_local! {
+    /// What the process object says that this child exits with.
+    static EXIT_CODE: Cell<i32> = const { Cell::new(1) };
+}
+
+/// In the child: what was started.
+fn run(preparation: Payload, process: Payload) {
+    Python::attach(|py| {
+        let ran = (|| -> PyResult<i32> {
+            let start = py.import("bunshin._start")?;
+            start.call_method1("prepare", (preparation.unpickle(py)?,))?;
+            start
+                .call_method1("run", (process.unpickle(py)?,))?
+                .extract()
+        })();
+        match ran {
+            Ok(code) => EXIT_CODE.set(code),
+            Err(error) => error.print(py),
+        }
+    });
+}
+
+/// Runs what this process was started for: its exit code, and whether it ends without the
+/// handlers that are registered in it. Nothing if it was not started by [`start`].
+#[pyfunction]
+pub(crate) fn run_child(py: Python<'_>) -> Option<(i32, bool)> {
+    let ended = py.detach(|| {
+        bunshin::front::run_child(|| {
+            // The interpreter is told as by `os.fork`.
+            Python::attach(|py| interpreter::after_fork(py));
+        })
+    });
+    ended.map(|(code, is_copy)| (if code == 0 { EXIT_CODE.get() } else { code }, is_copy))
+}

@@ -1,0 +1,5 @@
+"""The interpreter's own tests under forkserver, as a module that children can import."""
+
+from test import _test_multiprocessing
+
+_test_multiprocessing.install_tests_in_module_dict(globals(), "forkserver")
