@@ -89,6 +89,25 @@ impl SharedBuffer {
         self.len
     }
 
+    /// As memory beside the message, or else as a copy of its bytes.
+    fn __reduce_ex__<'py>(
+        slf: &Bound<'py, Self>,
+        protocol: i32,
+    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyAny>,))> {
+        let py = slf.py();
+        if protocol < 5 {
+            let builtins = py.import("builtins")?;
+            let bytes = builtins.getattr("bytes")?.call1((slf,))?;
+            return Ok((builtins.getattr("bytearray")?, (bytes,)));
+        }
+        let lent = py
+            .import("pickle")?
+            .getattr("PickleBuffer")?
+            .call1((slf,))?;
+        let arrive = py.import("bunshin._native")?.getattr("rebuffer")?;
+        Ok((arrive, (lent,)))
+    }
+
     unsafe fn __getbuffer__(
         slf: Bound<'_, Self>,
         view: *mut ffi::Py_buffer,
@@ -115,6 +134,12 @@ impl SharedBuffer {
                 .unwrap_or_else(|| PyBufferError::new_err("the memory cannot be lent")))
         }
     }
+}
+
+/// The memory that a buffer was pickled as.
+#[pyfunction]
+pub(crate) fn rebuffer(memory: Bound<'_, PyAny>) -> Bound<'_, PyAny> {
+    memory
 }
 
 /// A copy of a descriptor that Python keeps.

@@ -20,6 +20,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     interpreter::watch_forks();
     module.add_class::<connection::Connection>()?;
     module.add_class::<buffer::SharedBuffer>()?;
+    module.add_function(wrap_pyfunction!(buffer::rebuffer, module)?)?;
     module.add_class::<payload::Sink>()?;
     module.add_function(wrap_pyfunction!(connection::pipe, module)?)?;
     module.add_function(wrap_pyfunction!(payload::arrived, module)?)?;

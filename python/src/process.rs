@@ -128,7 +128,7 @@ pub(crate) fn run_child(py: Python<'_>) -> Option<(i32, bool)> {
     let ended = py.detach(|| {
         bunshin::front::run_child(|| {
             // The interpreter is told as by `os.fork`.
-            Python::attach(|py| interpreter::after_fork(py));
+            Python::attach(interpreter::after_fork);
         })
     });
     ended.map(|(code, is_copy)| (if code == 0 { EXIT_CODE.get() } else { code }, is_copy))

@@ -328,3 +328,32 @@ fn killed_and_stopped_workers_cost_their_own_items() {
         assert!(lost <= killed, "{lost} items lost by {killed} kills");
     }
 }
+
+#[test]
+fn a_pool_that_is_broken_says_so_to_those_who_map_lazily() {
+    support::each_method(|method| {
+        let pool = Pool::builder()
+            .workers(2)
+            .start_method(method)
+            .initializer(cannot_begin, ())
+            .build()
+            .expect("a pool");
+        let broken = |error: &TaskError| matches!(error, TaskError::Pool(error) if error.kind() == ErrorKind::Initializer);
+        let is_broken = || matches!(pool.apply(|| (), ()), Err(error) if broken(&error));
+        assert!(support::wait_until(Duration::from_secs(10), is_broken));
+        let results: Vec<_> = pool.imap(|n: u64| n, 0..5).collect();
+        assert!(
+            results.iter().any(|r| r.as_ref().is_err_and(broken)),
+            "{results:?}"
+        );
+        let results: Vec<_> = pool.imap_unordered(|n: u64| n, 0..5).collect();
+        assert!(
+            results.iter().any(|r| r.as_ref().is_err_and(broken)),
+            "{results:?}"
+        );
+    });
+}
+
+fn cannot_begin() {
+    panic!("it cannot begin");
+}

@@ -17,6 +17,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -94,11 +95,11 @@ class Server:
 
     def __init__(self, method, listing=False):
         answers, theirs = os.pipe()
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(HERE.parents[1])]))
+        environment = dict(os.environ)
         if listing:
             environment["CONFORMANCE_LIST"] = "1"
         move = f"exec {theirs}>&3" if theirs == 3 else f"exec 3>&{theirs} {theirs}>&-"
-        self.log = open(f"/tmp/conformance-{os.getpid()}.log", "ab")
+        self.log = open(pathlib.Path(tempfile.gettempdir()) / "conformance.log", "ab")
         self.process = subprocess.Popen(
             ["bash", "-c", move + '; exec "$@"', "-", sys.executable, __file__, "--serve", method],
             stdin=subprocess.PIPE,
@@ -163,7 +164,7 @@ def run(method, names, limit, verbose):
             server = Server(method)
             if server.answer(60) != "ready\n":
                 server.end()
-                sys.exit("the tests cannot be loaded; see the log in /tmp")
+                sys.exit("the tests cannot be loaded; see conformance.log in the folder for temporary files")
         results[name] = found = server.run(name, limit)
         if verbose or found["outcome"] not in ("passed", "skipped"):
             print(f"{found['outcome']:8} {method}:{name} ({found['seconds']} s)", flush=True)

@@ -143,11 +143,7 @@ where
         if self.is_over {
             return false;
         }
-        if !run.dispatcher.is_running() {
-            // Its results would all be the same.
-            self.is_over = true;
-            return false;
-        }
+        let is_running = run.dispatcher.is_running();
         let mut window = Window {
             is_ordered: self.is_ordered,
             out: &mut self.out,
@@ -159,6 +155,12 @@ where
             false => window.waiting.len() + *window.out,
         };
         let most = self.window.saturating_sub(held);
+        if !is_running {
+            // One more item, whose error says why; those of the others would be the same.
+            self.is_over = true;
+            run.fill(&mut self.items, 1, true, &mut window);
+            return false;
+        }
         run.fill(&mut self.items, most, true, &mut window)
     }
 

@@ -440,9 +440,14 @@ impl Drop for Side {
                 own.store(-1, Ordering::Relaxed);
             }
         }
-        OPEN.lock()
+        let entry = OPEN
+            .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.socket.as_raw_fd());
+        if entry.is_none() {
+            // It was closed already, when the process was about to end.
+            return;
+        }
         let is_ours = self.generation.load(Ordering::Relaxed) == thread::generation()
             || (is_shared() && !self.pair.as_ref().is_some_and(|p| p.is_idle(self.end)));
         if is_ours && !thread::is_left_to_child() && self.ring.close(self.end) {
