@@ -6,6 +6,9 @@ use super::super::side::{Shut, Side};
 use super::super::system as thread;
 use super::{OnTake, Outside, Queue, Refusal};
 
+/// How often a consumer looks whether a producer has left.
+const LEAVING: u32 = if cfg!(loom) { 0 } else { 500 };
+
 impl Queue {
     /// Silences the bell if the queue is empty, for who is inside as a consumer.
     #[cold]
@@ -16,11 +19,23 @@ impl Queue {
         }
         // No producer may be between the bell and its item.
         let side = self.producers();
-        match side.try_enter() {
-            Ok(Taken::Clean) => {}
-            Ok(Taken::Abandoned) => self.mend_producers(),
-            // It is about to put an item there.
-            Err(_) => return,
+        let mut tries = 0;
+        loop {
+            match side.try_enter() {
+                Ok(Taken::Clean) => break,
+                Ok(Taken::Abandoned) => {
+                    self.mend_producers();
+                    break;
+                }
+                // It is about to put an item there, or it has put there the one that was just
+                // taken, and is about to leave. One that stays has a long item, or is stopped.
+                Err(_) if tries < LEAVING && self.is_empty() => {
+                    tries += 1;
+                    #[cfg(not(loom))]
+                    std::thread::yield_now();
+                }
+                Err(_) => return,
+            }
         }
         if self.is_empty() && !self.is_closed() {
             header.lit.store(0, Ordering::Relaxed);
