@@ -8,7 +8,7 @@ use crate::measure::Result;
 use crate::peers::{
     bare, bunshin, bunshin_queue, bunshin_sync, cpython, cpython_pool, crossmist, iceoryx2,
     ipc_channel, manager, memcpy, parking_lot, posix, procspawn, python, rayon, ring,
-    shared_memory, stream, threads,
+    shared_memory, smaller, stream, threads,
 };
 use crate::workload::{Pattern, Work};
 
@@ -446,6 +446,18 @@ pub const ROWS: &[Row] = &[
         goals: &[],
     },
     Row {
+        name: "shareable-list-get",
+        title: "Shareable list of 1,000 numbers: get",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", smaller::list_get),
+            peer("CPython ShareableList", smaller::cpython_list_get),
+        ],
+        goals: &[],
+    },
+    Row {
         name: "shared-memory-64k",
         title: "Shared memory of 64 KiB: made, mapped, each page written, let go of",
         unit: Unit::Micros,
@@ -569,6 +581,32 @@ pub const ROWS: &[Row] = &[
             peer("rayon (threads)", rayon::pool_one),
         ],
         goals: &[goal("bunshin", Limit::Number(10.0))],
+    },
+    Row {
+        name: "par-map",
+        title: "A map over 64 borrowed items of about 0.1 ms, two workers: each item",
+        unit: Unit::Micros,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin par_map (forks)", smaller::par_map),
+            peer("rayon (threads)", smaller::rayon_map),
+            peer("one after the other", smaller::serial_map),
+        ],
+        goals: &[],
+    },
+    Row {
+        name: "thread-pool",
+        title: "Trivial tasks in a pool of two threads, each with a handle of its own",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin ThreadPool", smaller::thread_pool_burst),
+            ours("bunshin ThreadPool, imap", smaller::thread_pool_imap),
+            peer("rayon (threads)", rayon::pool_burst),
+        ],
+        goals: &[],
     },
     Row {
         name: "round-trip-stream-8",

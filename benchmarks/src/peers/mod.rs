@@ -19,6 +19,7 @@ pub mod python;
 pub mod rayon;
 pub mod ring;
 pub mod shared_memory;
+pub mod smaller;
 pub mod stream;
 pub mod threads;
 
