@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import types
 
 __all__ = ()
 
@@ -34,11 +35,36 @@ SUBMODULES = (
 )
 
 
+#: Under which names the interpreter's own modules stay importable.
+OWN = "bunshin._own"
+
+
+def _keep(name, own, ours):
+    """Has what a module of ours stands before go by a name that still leads to it.
+
+    The interpreter's other modules go on using it, and pickle would find ours instead.
+    """
+    sys.modules[f"{OWN}.{name}"] = own
+    for key, value in vars(own).items():
+        if getattr(value, "__module__", None) != f"multiprocessing.{name}":
+            continue
+        is_named = isinstance(value, (type, types.FunctionType))
+        if is_named and getattr(ours, key, None) is not value:
+            value.__module__ = f"{OWN}.{name}"
+
+
 def install():
     """From now on `import multiprocessing` gives this package."""
     package = importlib.import_module("bunshin")
+    if sys.modules.get("multiprocessing") is package:
+        return
+    sys.modules.setdefault(OWN, types.ModuleType(OWN, "The interpreter's own modules."))
     # All of them first: the interpreter's own import each other by name, and late.
     ours = {name: importlib.import_module(f"bunshin.{name}") for name in SUBMODULES}
+    for name, module in ours.items():
+        own = importlib.import_module(f"multiprocessing.{name}")
+        if own is not module:
+            _keep(name, own, module)
     sys.modules["multiprocessing"] = package
     for name, module in ours.items():
         sys.modules[f"multiprocessing.{name}"] = module
