@@ -20,6 +20,16 @@ from .pool import BrokenPool, Cancelled, WorkerLost  # noqa: E402
 
 __all__ += ["BrokenPool", "Cancelled", "WorkerLost"]
 
+
+def __getattr__(name):
+    # It takes some time to import, and few programs want it.
+    if name == "ProcessPoolExecutor":
+        from .executor import ProcessPoolExecutor
+
+        return ProcessPoolExecutor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 # How children tell whether the main module is to be imported again.
 SUBDEBUG = 5
 SUBWARNING = 25

@@ -17,8 +17,8 @@ inherited = {}
 #: Whether this process is a worker: it may have children, daemon as it is.
 is_worker = False
 
-# The function of the last task, pickled and unpickled.
-_last = (None, None)
+# The function of the last task, pickled and unpickled, and whether it was pickled by value.
+_last = (None, None, True)
 
 
 def begin_forked(number):
@@ -76,14 +76,19 @@ def describe(error):
 
 
 def run(task):
-    """Runs a task: whether it went well, and the result or the exception."""
+    """Runs a task: its outcome, and whether that may be pickled by value.
+
+    The outcome is whether it went well, and the result or the exception. Results are pickled as
+    functions are: those of a function that goes by its name have to go by names too.
+    """
     global _last
     function, arguments, shape = task
+    by_value = True
     try:
         if type(function) is bytes:
             if function != _last[0]:
-                _last = (function, pickle.loads(function))
-            function = _last[1]
+                _last = (function, pickle.loads(function), b"cloudpickle" in function)
+            _, function, by_value = _last
         if shape == 0:
             positional, named = arguments
             value = function(*positional, **named)
@@ -91,9 +96,9 @@ def run(task):
             value = [function(item) for item in arguments]
         else:
             value = [function(*item) for item in arguments]
-        return True, value
+        return (True, value), by_value
     except BaseException as error:
-        return failed(error)
+        return failed(error, by_value), by_value
     finally:
         # A worker that is idle may be ended at any time.
         _flush(sys.stdout)
@@ -107,16 +112,27 @@ def _flush(stream):
         pass
 
 
-def failed(error):
+def failed(error, by_value=True):
     """The outcome of a task that raised."""
     carried = ExceptionWithTraceback(error, error.__traceback__)
     try:
         # Some exceptions can be pickled and not unpickled, which the parent must not find out.
-        pickle.loads(pickle.dumps(error))
+        pickle.loads(_dumps(error, by_value))
     except Exception as why:
         text = describe(error)
         return False, MaybeEncodingError(why, RuntimeError(text))
     return False, carried
+
+
+def _dumps(error, by_value):
+    try:
+        return pickle.dumps(error)
+    except Exception:
+        if not by_value:
+            raise
+        import cloudpickle
+
+        return cloudpickle.dumps(error)
 
 
 def unsent(done, why):
@@ -124,11 +140,34 @@ def unsent(done, why):
     return False, MaybeEncodingError(why, done[1])
 
 
+def oom_kills():
+    """How many processes the system has killed so far because there was no memory."""
+    try:
+        with open("/proc/vmstat") as numbers:
+            for line in numbers:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+#: In the parent: what [`oom_kills`] gave when it was last asked.
+oom_kills_seen = 0
+
+
 def lost(text, pid, exitcode):
     """The exception for a task whose worker has ended."""
+    global oom_kills_seen
     from .pool import WorkerLost
 
-    return WorkerLost(text, pid, exitcode)
+    out_of_memory = False
+    if exitcode == -signal.SIGKILL:
+        kills = oom_kills()
+        out_of_memory, oom_kills_seen = kills > oom_kills_seen, kills
+        if out_of_memory:
+            text += "; the system was out of memory"
+    return WorkerLost(text, pid, exitcode, out_of_memory)
 
 
 def late(text):

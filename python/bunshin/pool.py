@@ -20,7 +20,6 @@ from multiprocessing.pool import (  # noqa: F401
     TERMINATE,
     MaybeEncodingError,
     RemoteTraceback,
-    ThreadPool,
 )
 
 from . import _native, _start, _worker
@@ -35,16 +34,18 @@ def __getattr__(name):
 class WorkerLost(ProcessError):
     """The worker of a task ended before the task did.
 
-    `pid` is the worker's, `exitcode` its exit code, or minus the signal that ended it.
+    `pid` is the worker's, `exitcode` its exit code, or minus the signal that ended it, and
+    `out_of_memory` whether the system killed processes for lack of memory when it was killed.
     """
 
-    def __init__(self, text, pid=None, exitcode=None):
+    def __init__(self, text, pid=None, exitcode=None, out_of_memory=False):
         super().__init__(text)
         self.pid = pid
         self.exitcode = exitcode
+        self.out_of_memory = out_of_memory
 
     def __reduce__(self):
-        return type(self), (self.args[0], self.pid, self.exitcode)
+        return type(self), (self.args[0], self.pid, self.exitcode, self.out_of_memory)
 
 
 class BrokenPool(ProcessError):
@@ -75,7 +76,6 @@ class Pool:
     ):
         # First, so that one that fails to be made can be deleted.
         self._state = INIT
-        self._pool = None
         if context is None:
             from .context import _default_context as context
         self._ctx = context.get_context()
@@ -100,6 +100,7 @@ class Pool:
         else:
             number, preparation, begin = None, _start.preparation(process), given
         util._flush_std_streams()
+        _worker.oom_kills_seen = _worker.oom_kills()
         own = _start.spawning(self)
         try:
             with own:
@@ -142,6 +143,11 @@ class Pool:
     def __reduce__(self):
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
+    @property
+    def _pool(self):
+        """The workers: some programs look for them here."""
+        return [_Worker(pid) for pid in self._native.worker_pids()]
+
     def _check_running(self):
         if self._state != RUN:
             raise ValueError("Pool not running")
@@ -170,24 +176,27 @@ class Pool:
         iterable, chunksize = self._chunks(iterable, chunksize)
         results = self._native.imap(self._tasks(func, iterable, chunksize, shape), True)
         values, first = [], None
-        while True:
-            try:
-                ok, value = results.next()
-            except StopIteration:
-                break
-            except KeyboardInterrupt:
-                results.close()
-                raise
-            except Exception as error:
-                first = first or error
-                continue
-            if ok:
-                values += value
-            else:
-                first = first or value
-        if first is not None:
-            raise first
-        return values
+        try:
+            while True:
+                try:
+                    ok, value = results.next()
+                except StopIteration:
+                    break
+                except Exception as error:
+                    first = first or error
+                    continue
+                if ok:
+                    values += value
+                else:
+                    first = first or value
+            if first is not None:
+                raise first
+            return values
+        finally:
+            # The traceback of what is raised leads here, and must keep neither the pool nor
+            # itself.
+            results.close()
+            first = None
 
     def apply(self, func, args=(), kwds={}):
         """Calls func(*args, **kwds) in a worker, and waits for the result."""
@@ -268,6 +277,21 @@ class Pool:
         self.terminate()
 
 
+class _Worker:
+    """A worker, as a pool names it."""
+
+    def __init__(self, pid):
+        self.pid = self.ident = pid
+
+    def is_alive(self):
+        """Whether the worker has not ended."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+
 def _end(native, number, pid):
     # In a copy of this process the workers are the parent's.
     if os.getpid() == pid:
@@ -346,6 +370,20 @@ class ApplyResult:
 
 
 AsyncResult = ApplyResult
+
+
+class ThreadPool(_own.ThreadPool):
+    """A pool of threads, with the interface of pools of processes."""
+
+    def join(self):
+        """Waits for the threads of a closed pool. Calls that run while the pool is terminated
+        cannot be ended, and are not waited for."""
+        if self._state == TERMINATE:
+            threads, self._pool = self._pool, []
+            deadline = time.monotonic() + 0.2
+            for thread in threads:
+                thread.join(max(0, deadline - time.monotonic()))
+        super().join()
 
 
 class MapResult(ApplyResult):

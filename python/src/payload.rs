@@ -182,6 +182,11 @@ impl Reusable {
 
 /// The message that is an object pickled.
 pub(crate) fn pickle(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
+    pickle_by_name(object).or_else(|error| by_value(object.py(), object, error))
+}
+
+/// As [`pickle`], of an object all parts of which pickle can name.
+pub(crate) fn pickle_by_name(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
     let py = object.py();
     let reusable = match SPARE.take() {
         Some(reusable) => reusable,
@@ -202,10 +207,8 @@ pub(crate) fn pickle(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
             .unwrap_or_else(|e| e.into_inner()),
     );
     let found = reusable.buffers.bind(py);
-    if let Err(error) = dumped {
-        // Its memory and buffers are in no known state: it is not used again.
-        return by_value(py, object, error);
-    }
+    // If it fails, its memory and buffers are in no known state: it is not used again.
+    dumped?;
     let mut buffers = Vec::with_capacity(found.len());
     for buffer in found.iter() {
         buffers.push(Borrowed::of(

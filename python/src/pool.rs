@@ -72,11 +72,17 @@ fn execute(task: Payload) -> Outcome {
     let payload = Python::attach(|py| {
         let done = (|| -> PyResult<Payload> {
             let worker = py.import(pyo3::intern!(py, "bunshin._worker"))?;
-            let done = match task.unpickle(py) {
-                Ok(task) => worker.call_method1(pyo3::intern!(py, "run"), (task,))?,
-                Err(error) => worker.call_method1("failed", (error.value(py),))?,
+            let (done, by_value) = match task.unpickle(py) {
+                Ok(task) => worker
+                    .call_method1(pyo3::intern!(py, "run"), (task,))?
+                    .extract()?,
+                Err(error) => (worker.call_method1("failed", (error.value(py),))?, true),
             };
-            payload::pickle(&done).or_else(|error| {
+            let pickled = match by_value {
+                true => payload::pickle(&done),
+                false => payload::pickle_by_name(&done),
+            };
+            pickled.or_else(|error| {
                 payload::pickle(&worker.call_method1("unsent", (&done, error.value(py)))?)
             })
         })();

@@ -104,8 +104,13 @@ thread_local! {
     static EXIT_CODE: Cell<i32> = const { Cell::new(1) };
 }
 
+/// How long a child may see that its parent has ended.
+const GRACE: Duration = Duration::from_millis(700);
+
 /// In the child: what was started.
 fn run(preparation: Payload, process: Payload) {
+    // If it cannot be put off, this child ends with its parent, which is as good.
+    let _ = bunshin::front::end_after_parent(GRACE);
     Python::attach(|py| {
         let ran = (|| -> PyResult<i32> {
             let start = py.import("bunshin._start")?;

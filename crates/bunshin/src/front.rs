@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
@@ -15,7 +16,7 @@ use crate::codec::serde::{decode, encode};
 use crate::connection::Sender;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::run_hosted;
-use crate::sys::{interrupt, process, socket, thread};
+use crate::sys::{grace, interrupt, process, socket, thread};
 use crate::transport::channel;
 
 /// A value as bytes, and the handles that travel beside them in whatever way the front has.
@@ -83,6 +84,18 @@ pub fn set_command(words: Vec<OsString>) -> Result<()> {
 /// without the handlers that are registered in it. `in_copy` is called first in such a copy.
 pub fn run_child(in_copy: impl FnOnce()) -> Option<(i32, bool)> {
     run_hosted(in_copy)
+}
+
+/// Has this child, whose parent is its starter, end so long after it rather than with it, so that
+/// it can see that the parent has ended. To be called in the main thread.
+///
+/// A child that is stopped then ends when it is continued.
+///
+/// # Errors
+/// `Os`; then it ends with its parent.
+pub fn end_after_parent(after: Duration) -> Result<()> {
+    grace::end_after_parent(process::parent_id(), after)
+        .map_err(|error| Error::os("put off the end of a child", error))
 }
 
 /// Has the engine tell an interpreter of the forks that it makes: before, then in the parent,

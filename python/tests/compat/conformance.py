@@ -1,11 +1,15 @@
 """Runs the interpreter's own tests of `multiprocessing` against this package.
 
-    python conformance.py [--method fork] [--only PATTERN] [--limit SECONDS] [--list]
+    python conformance.py [--suite fork] [--only PATTERN] [--limit SECONDS] [--jobs N] [--list]
+
+The suites are the tests of `multiprocessing` under each start method (`fork`, `spawn`,
+`forkserver`), and those of `concurrent.futures` for process pools: with the interpreter's
+executor over this package's contexts (`futures`), and with this package's executor (`executor`).
 
 The tests are loaded from the interpreter at run time, with `multiprocessing` replaced; none of
-their text is kept here. Each has a hard time limit. What is expected to fail stands in
-`expected.txt`, with its reason; anything else that fails fails the run, and so does an expected
-failure that passes.
+their text is kept here. Each has a hard time limit. One that fails is tried once more when all
+others are done, as some measure time. What is expected to fail stands in `expected.txt`, with
+its reason; anything else that fails fails the run, and so does an expected failure that passes.
 """
 
 import argparse
@@ -13,95 +17,33 @@ import fnmatch
 import json
 import os
 import pathlib
+import queue
 import select
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-METHODS = ("fork", "spawn", "forkserver")
-
-
-def load(method):
-    """The tests under one start method, by name."""
-    from bunshin import _replace
-
-    _replace.install()
-    import importlib
-    import unittest
-
-    # A module that children can import, as what they run is found by its name.
-    module = importlib.import_module(f"suite_{method}")
-    loader = unittest.TestLoader()
-    tests = {}
-
-    def add(item):
-        if isinstance(item, unittest.TestSuite):
-            for part in item:
-                add(part)
-        else:
-            tests[".".join(item.id().rsplit(".", 2)[1:])] = item
-
-    for name in dir(module):
-        case = getattr(module, name)
-        if isinstance(case, type) and issubclass(case, unittest.TestCase):
-            add(loader.loadTestsFromTestCase(case))
-    return module, tests
-
-
-def serve(method):
-    """Runs the tests named on standard input; says on descriptor 3 how each went."""
-    import unittest
-
-    module, tests = load(method)
-    answers = os.fdopen(3, "w", buffering=1)
-    os.set_inheritable(3, False)
-    getattr(module, "setUpModule", lambda: None)()
-    if os.environ.get("CONFORMANCE_LIST"):
-        answers.write(json.dumps(sorted(tests)) + "\n")
-        return
-    answers.write("ready\n")
-    last_class = None
-    for line in sys.stdin:
-        test = tests[line.strip()]
-        # Classes have fixtures that a test cannot do without.
-        result = unittest.TestResult()
-        if type(test) is not last_class:
-            if last_class is not None:
-                last_class.tearDownClass()
-                last_class.doClassCleanups()
-            last_class = type(test)
-            last_class.setUpClass()
-        start = time.monotonic()
-        test.run(result)
-        bad = result.errors + result.failures
-        outcome = "failed" if bad else "skipped" if result.skipped else "passed"
-        text = bad[0][1] if bad else result.skipped[0][1] if result.skipped else ""
-        answers.write(
-            json.dumps(
-                {"outcome": outcome, "text": text, "seconds": round(time.monotonic() - start, 2)}
-            )
-            + "\n"
-        )
-    if last_class is not None:
-        last_class.tearDownClass()
-    getattr(module, "tearDownModule", lambda: None)()
+SUITES = ("fork", "spawn", "forkserver", "futures", "executor")
+GOOD = ("passed", "skipped")
 
 
 class Server:
     """A process that runs tests, and is killed with all below it if one takes too long."""
 
-    def __init__(self, method, listing=False):
+    def __init__(self, suite, listing=False):
         answers, theirs = os.pipe()
         environment = dict(os.environ)
         if listing:
             environment["CONFORMANCE_LIST"] = "1"
         move = f"exec {theirs}>&3" if theirs == 3 else f"exec 3>&{theirs} {theirs}>&-"
+        program = str(HERE / "serve.py")
         self.log = open(pathlib.Path(tempfile.gettempdir()) / "conformance.log", "ab")
         self.process = subprocess.Popen(
-            ["bash", "-c", move + '; exec "$@"', "-", sys.executable, __file__, "--serve", method],
+            ["bash", "-c", move + '; exec "$@"', "-", sys.executable, program, suite],
             stdin=subprocess.PIPE,
             stdout=self.log,
             stderr=self.log,
@@ -115,15 +57,18 @@ class Server:
 
     def answer(self, limit):
         deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
-            if select.select([self.answers], [], [], max(0, deadline - time.monotonic()))[0]:
+        while (left := deadline - time.monotonic()) > 0:
+            if select.select([self.answers], [], [], left)[0]:
                 return self.answers.readline() or None
         return "late"
 
     def run(self, name, limit):
-        self.process.stdin.write(name + "\n")
-        self.process.stdin.flush()
-        line = self.answer(limit)
+        try:
+            self.process.stdin.write(name + "\n")
+            self.process.stdin.flush()
+            line = self.answer(limit)
+        except BrokenPipeError:
+            line = None
         if line == "late":
             return {"outcome": "hung", "text": f"not done after {limit} s", "seconds": limit}
         if line is None:
@@ -145,8 +90,17 @@ class Server:
         self.log.close()
 
 
+def names_of(suite):
+    server = Server(suite, listing=True)
+    line = server.answer(60)
+    server.end()
+    if line is None or line == "late":
+        sys.exit(f"the tests of {suite} cannot be loaded; see conformance.log in the folder for temporary files")
+    return json.loads(line)
+
+
 def expected(path):
-    """Pattern to reason; patterns are `method:Class.test`, as the shell matches names."""
+    """Pattern to reason; patterns are `suite:Class.test`, as the shell matches names."""
     patterns = {}
     if path.exists():
         for line in path.read_text().splitlines():
@@ -156,63 +110,134 @@ def expected(path):
     return patterns
 
 
-def run(method, names, limit, verbose):
-    results = {}
-    server = None
-    for name in names:
-        if server is None:
-            server = Server(method)
-            if server.answer(60) != "ready\n":
+class Run:
+    """All tests that are wanted, in servers side by side."""
+
+    def __init__(self, options):
+        self.options = options
+        self.results = {}
+        self.lock = threading.Lock()
+        self.groups = queue.SimpleQueue()
+
+    def take(self, suite, names):
+        # A class has fixtures, which are dear to make.
+        by_class = {}
+        for name in names:
+            by_class.setdefault(name.partition(".")[0], []).append(name)
+        for group in by_class.values():
+            for start in range(0, len(group), 12):
+                self.groups.put((suite, group[start : start + 12]))
+
+    def note(self, suite, name, found, again):
+        full = f"{suite}:{name}"
+        with self.lock:
+            if again:
+                found["again"] = True
+            self.results[full] = found
+            if self.options.verbose or found["outcome"] not in GOOD or again:
+                print(f"{found['outcome']:8} {full} ({found['seconds']} s)", flush=True)
+                if found["outcome"] not in GOOD:
+                    print("    " + found["text"].strip().replace("\n", "\n    "), flush=True)
+
+    def work(self, again=False):
+        server, serves = None, None
+        while True:
+            try:
+                suite, names = self.groups.get_nowait()
+            except queue.Empty:
+                break
+            if server is not None and serves != suite:
                 server.end()
-                sys.exit("the tests cannot be loaded; see conformance.log in the folder for temporary files")
-        results[name] = found = server.run(name, limit)
-        if verbose or found["outcome"] not in ("passed", "skipped"):
-            print(f"{found['outcome']:8} {method}:{name} ({found['seconds']} s)", flush=True)
-            if found["outcome"] not in ("passed", "skipped"):
-                print("    " + found["text"].strip().replace("\n", "\n    "), flush=True)
-        if found["outcome"] in ("hung", "crashed"):
+                server = None
+            for name in names:
+                if server is None:
+                    server, serves = Server(suite), suite
+                    if server.answer(60) != "ready\n":
+                        server.end()
+                        server = None
+                        found = {"outcome": "crashed", "text": "it cannot be loaded", "seconds": 0}
+                        self.note(suite, name, found, again)
+                        continue
+                found = server.run(name, self.options.limit)
+                self.note(suite, name, found, again)
+                if found["outcome"] in ("hung", "crashed"):
+                    server.end()
+                    server = None
+        if server is not None:
             server.end()
-            server = None
-    if server is not None:
-        server.end()
-    return results
+
+    def all(self, reasons):
+        workers = [threading.Thread(target=self.work) for _ in range(self.options.jobs)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        for full, found in sorted(self.results.items()):
+            if found["outcome"] not in GOOD and not is_expected(full, reasons):
+                suite, _, name = full.partition(":")
+                self.groups.put((suite, [name]))
+        self.work(again=True)
+
+
+def is_expected(full, reasons):
+    return any(fnmatch.fnmatchcase(full, pattern) for pattern in reasons)
+
+
+def summary(results, reasons):
+    """Suite to counts, and what makes the run fail."""
+    counts, wrong = {}, []
+    for full, found in sorted(results.items()):
+        of_suite = counts.setdefault(
+            full.partition(":")[0], {"passed": 0, "skipped": 0, "expected": 0, "failed": 0}
+        )
+        if found["outcome"] == "skipped":
+            of_suite["skipped"] += 1
+        elif found["outcome"] == "passed":
+            of_suite["passed"] += 1
+            if is_expected(full, reasons):
+                wrong.append(f"{full} passed, and is expected to fail")
+        elif is_expected(full, reasons):
+            of_suite["expected"] += 1
+        else:
+            of_suite["failed"] += 1
+            wrong.append(f"{full} {found['outcome']}")
+    return counts, wrong
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--serve", metavar="METHOD", help=argparse.SUPPRESS)
-    parser.add_argument("--method", action="append", choices=METHODS)
+    parser.add_argument("--suite", "--method", action="append", choices=SUITES)
     parser.add_argument("--only", default="*", help="names that match this, as the shell does")
     parser.add_argument("--limit", type=float, default=60, help="seconds that a test may take")
+    parser.add_argument("--jobs", type=int, default=2, help="how many tests run side by side")
     parser.add_argument("--list", action="store_true", help="only name the tests")
+    parser.add_argument("--table", metavar="FILE", help="add rows of a Markdown table to a file")
     parser.add_argument("-v", "--verbose", action="store_true")
     options = parser.parse_args()
-    if options.serve:
-        serve(options.serve)
-        return
+    start = time.monotonic()
     reasons = expected(HERE / "expected.txt")
-    status = 0
-    for method in options.method or METHODS:
-        server = Server(method, listing=True)
-        names = json.loads(server.answer(60))
-        server.end()
-        names = [name for name in names if fnmatch.fnmatchcase(name, options.only)]
+    run = Run(options)
+    for suite in options.suite or SUITES:
+        names = [name for name in names_of(suite) if fnmatch.fnmatchcase(name, options.only)]
         if options.list:
-            print("\n".join(f"{method}:{name}" for name in names))
-            continue
-        results = run(method, names, options.limit, options.verbose)
-        counts = {}
-        for name, found in results.items():
-            full = f"{method}:{name}"
-            is_expected = any(fnmatch.fnmatchcase(full, pattern) for pattern in reasons)
-            is_bad = found["outcome"] not in ("passed", "skipped")
-            kind = found["outcome"] + (" as expected" if is_bad and is_expected else "")
-            counts[kind] = counts.get(kind, 0) + 1
-            if is_bad and not is_expected:
-                status = 1
-        version = ".".join(map(str, sys.version_info[:3]))
-        print(f"{version} {method}: " + ", ".join(f"{n} {k}" for k, n in sorted(counts.items())))
-    sys.exit(status)
+            print("\n".join(f"{suite}:{name}" for name in names))
+        run.take(suite, names)
+    if options.list:
+        return
+    run.all(reasons)
+    counts, wrong = summary(run.results, reasons)
+    version = ".".join(map(str, sys.version_info[:3]))
+    for suite, of_suite in counts.items():
+        print(f"{version} {suite}: " + ", ".join(f"{n} {kind}" for kind, n in of_suite.items()))
+    print(f"{version}: {time.monotonic() - start:.0f} s")
+    if options.table:
+        with open(options.table, "a") as table:
+            for suite, of_suite in counts.items():
+                cells = " | ".join(str(of_suite[kind]) for kind in of_suite)
+                table.write(f"| {version} | {suite} | {cells} |\n")
+    if wrong:
+        print("\n".join(wrong))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

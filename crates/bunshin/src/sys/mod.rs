@@ -13,6 +13,7 @@
 //! | `pipe` | a pipe that many processes write whole records to, for the feature `tracing` |
 //! | `process` | fork, start of this program again, a waitable handle per child, signals |
 //! | `server` | the forkserver's clone: a child of the user's own process |
+//! | `grace` | the end of this process, so long after its parent's |
 //! | `thread` | thread identity, processor in use, the list of robust locks, futexes |
 //! | `cpus` | how many processors this process may use |
 //! | `interrupt` | nothing of the system: whether a signal is to end a wait |

@@ -1,6 +1,7 @@
 //! Linux, kernel 5.10 or later, with glibc.
 
 pub(crate) mod cpus;
+pub(crate) mod grace;
 pub(crate) mod image;
 pub(crate) mod interrupt;
 pub(crate) mod memory;
