@@ -16,9 +16,10 @@ from . import _native, context
 __all__ = [name for name in dir(context._default_context) if not name.startswith("_")]
 globals().update((name, getattr(context._default_context, name)) for name in __all__)
 
+from .context import AbandonedLock, LostItems  # noqa: E402
 from .pool import BrokenPool, Cancelled, WorkerLost  # noqa: E402
 
-__all__ += ["BrokenPool", "Cancelled", "WorkerLost"]
+__all__ += ["AbandonedLock", "BrokenPool", "Cancelled", "LostItems", "WorkerLost"]
 
 
 def __getattr__(name):

@@ -19,6 +19,22 @@ from . import _native, reduction
 __all__ = ()
 
 
+class AbandonedLock(ProcessError):
+    """The process that held a lock has ended. Who gets this by `acquire` has the lock now."""
+
+
+class LostItems(ProcessError):
+    """Objects of a queue went with processes that ended before they had declared them done."""
+
+    def __init__(self, count):
+        super().__init__(count)
+        #: How many.
+        self.count = count
+
+    def __str__(self):
+        return f"{self.count} objects were lost with processes that ended"
+
+
 class _Popen:
     """A child that is started by the engine."""
 
@@ -148,6 +164,66 @@ class _Methods:
         from .connection import Pipe
 
         return Pipe(duplex)
+
+    def Lock(self):
+        """Returns a lock."""
+        from .synchronize import Lock
+
+        return Lock(ctx=self.get_context())
+
+    def RLock(self):
+        """Returns a lock that its holder may acquire again."""
+        from .synchronize import RLock
+
+        return RLock(ctx=self.get_context())
+
+    def Condition(self, lock=None):
+        """Returns a condition."""
+        from .synchronize import Condition
+
+        return Condition(lock, ctx=self.get_context())
+
+    def Semaphore(self, value=1):
+        """Returns a semaphore."""
+        from .synchronize import Semaphore
+
+        return Semaphore(value, ctx=self.get_context())
+
+    def BoundedSemaphore(self, value=1):
+        """Returns a semaphore that never has more permits than at first."""
+        from .synchronize import BoundedSemaphore
+
+        return BoundedSemaphore(value, ctx=self.get_context())
+
+    def Event(self):
+        """Returns an event."""
+        from .synchronize import Event
+
+        return Event(ctx=self.get_context())
+
+    def Barrier(self, parties, action=None, timeout=None):
+        """Returns a barrier."""
+        from .synchronize import Barrier
+
+        return Barrier(parties, action, timeout, ctx=self.get_context())
+
+    def Queue(self, maxsize=0):
+        """Returns a queue."""
+        from .queues import Queue
+
+        return Queue(maxsize, ctx=self.get_context())
+
+    def JoinableQueue(self, maxsize=0):
+        """Returns a queue that one can wait for until all is done."""
+        from .queues import JoinableQueue
+
+        return JoinableQueue(maxsize, ctx=self.get_context())
+
+    def SimpleQueue(self):
+        """Returns a queue with the fewest questions."""
+        from .queues import SimpleQueue
+
+        return SimpleQueue(ctx=self.get_context())
 
     def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None):
         """Returns a pool of worker processes."""

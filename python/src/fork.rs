@@ -25,7 +25,11 @@ pub(crate) fn watch_signals() {
 
 /// What a signal handler raised in the wait that has just ended, if one did.
 pub(crate) fn take_raised() -> Option<PyErr> {
-    RAISED.with_borrow_mut(Option::take)
+    let raised = RAISED.with_borrow_mut(Option::take);
+    if raised.is_some() {
+        bunshin::front::clear_interrupt();
+    }
+    raised
 }
 
 /// To be called before `os.fork`.

@@ -11,6 +11,8 @@ mod interpreter;
 mod payload;
 mod pool;
 mod process;
+mod queue;
+mod sync;
 
 use pyo3::prelude::*;
 
@@ -36,5 +38,11 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::Task>()?;
     module.add_class::<pool::Results>()?;
+    module.add_class::<sync::SemLock>()?;
+    module.add_class::<sync::Condition>()?;
+    module.add_class::<sync::Event>()?;
+    module.add_class::<sync::Barrier>()?;
+    module.add_class::<queue::Queue>()?;
+    module.add_class::<queue::SimpleQueue>()?;
     Ok(())
 }

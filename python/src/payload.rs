@@ -34,6 +34,12 @@ pub(crate) enum Object {
     /// A descriptor.
     #[serde(rename = "h")]
     Handle(Arc<front::Handle>),
+    /// A lock or the like.
+    #[serde(rename = "s")]
+    Sync(crate::sync::Memory),
+    /// A queue.
+    #[serde(rename = "q")]
+    Queue(crate::queue::Memory),
 }
 
 impl Object {
@@ -44,6 +50,8 @@ impl Object {
                 let kept = Descriptor(std::sync::Mutex::new(Some(handle)));
                 Ok(Py::new(py, kept)?.into_any())
             }
+            Self::Sync(memory) => Ok(Py::new(py, crate::sync::Shared(memory))?.into_any()),
+            Self::Queue(memory) => Ok(Py::new(py, crate::queue::SharedQueue(memory))?.into_any()),
         }
     }
 }

@@ -12,10 +12,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::attachments::{Incoming, Outgoing};
 pub use crate::codec::buffer::BufferRef;
+pub use crate::sync::plain::{
+    Permit, PlainBarrier, PlainCondition, PlainEvent, PlainLock, PlainSemaphore, Taken,
+};
 use crate::codec::serde::{decode, encode};
 use crate::connection::Sender;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::run_hosted;
+use crate::queue::JoinableQueue;
 use crate::sys::{grace, interrupt, process, socket, thread};
 use crate::transport::channel;
 
@@ -132,6 +136,20 @@ pub fn before_exit() {
 /// Has waits that a signal arrives in ask `check` whether to end with an error.
 pub fn on_interrupt(check: fn() -> bool) {
     interrupt::set_check(check);
+}
+
+/// Has waits of this thread last again, after one that [`on_interrupt`]'s `check` has ended.
+pub fn clear_interrupt() {
+    interrupt::clear();
+}
+
+/// As `task_done`, for a program that does not keep track of which process has taken what: an
+/// item that any process has taken counts as finished.
+///
+/// # Errors
+/// `InvalidInput` if no process has an unfinished item.
+pub fn task_done_for_anyone<T>(queue: &JoinableQueue<T>) -> Result<()> {
+    queue.task_done_for_anyone()
 }
 
 /// A descriptor of a sending end, for those who ask for one. Nothing is to be read from it, and

@@ -90,6 +90,11 @@ impl<T> JoinableQueue<T> {
         self.0.inner.task_done()
     }
 
+    /// As [`task_done`](Self::task_done), for a program that does not say who has taken what.
+    pub(crate) fn task_done_for_anyone(&self) -> Result<()> {
+        self.0.inner.task_done_for_anyone()
+    }
+
     /// How many items were sent and are not done: those in the queue, and those being worked on.
     #[must_use]
     pub fn unfinished(&self) -> usize {

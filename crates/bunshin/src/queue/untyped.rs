@@ -178,7 +178,13 @@ impl Untyped {
             return Err(Failure::NotYet);
         }
         let mut bytes = spare();
-        let mut outgoing = Outgoing::for_anyone(BESIDE_FROM);
+        // Handles need a place in a socket, which holds few; memory inside the queue does not.
+        let beside_from = if self.memory.is_crowded() {
+            usize::MAX
+        } else {
+            BESIDE_FROM
+        };
+        let mut outgoing = Outgoing::for_anyone(beside_from);
         let sent = match encode(value, &mut bytes, &mut outgoing) {
             Ok(()) => self.push(&bytes, &mut outgoing, patience),
             Err(error) => Err(Failure::Other(error)),
@@ -354,6 +360,22 @@ impl Untyped {
         ))
     }
 
+    /// As [`task_done`](Self::task_done), also for an item that another process has taken.
+    pub(super) fn task_done_for_anyone(&self) -> Result<()> {
+        let own = self.task_done();
+        if own.is_ok() {
+            return own;
+        }
+        let Some(tasks) = &self.tasks else {
+            return own;
+        };
+        let mut holders = tasks.holders().into_iter();
+        if holders.any(|(line, _)| tasks.finish(line, || self.is_over(tasks))) {
+            return Ok(());
+        }
+        own
+    }
+
     pub(super) fn unfinished(&self) -> u64 {
         let Some(tasks) = &self.tasks else {
             return self.memory.len();
@@ -404,7 +426,8 @@ impl Untyped {
                 }
                 Err(Shut::NotReady | Shut::Held) => {
                     self.bury_the_dead(tasks)?;
-                    if patience.is_over() && !self.is_over(tasks) {
+                    let is_enough = patience.is_over() || thread::is_interrupted();
+                    if is_enough && !self.is_over(tasks) {
                         return Err(Failure::NotYet);
                     }
                 }

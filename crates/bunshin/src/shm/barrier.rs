@@ -369,6 +369,11 @@ impl Party<'_> {
         }
     }
 
+    /// Whether it is known what becomes of this round, as far as one look tells.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told() != WAIT
+    }
+
     fn told(&self) -> u32 {
         self.place.told.load(Ordering::SeqCst)
     }

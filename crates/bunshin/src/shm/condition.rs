@@ -49,7 +49,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::atomic::{AtomicU32, AtomicU64, Ordering, Unused};
-use super::gate::{ALL, Gate};
+use super::gate::{ALL, Gate, is_over};
 use super::layout::{CONDITION_HEAD, CONDITION_PLACE, CONDITION_PLACES, Kind};
 use super::lock::{RawLock, Refused, Taken};
 use super::segment::{Segment, Shared};
@@ -231,6 +231,19 @@ impl SharedCondition {
         was_waiting
     }
 
+    /// How many wait, and how many of them have been notified, beside those in the crowd.
+    pub(crate) fn n_waiting(&self) -> (u32, u32) {
+        let bells = (0..self.n_used()).map(|index| self.place(index));
+        let bells = bells.filter(|place| !place.lock.is_free());
+        bells.fold((0, 0), |(all, notified), place| {
+            match place.bell.load(Ordering::SeqCst) {
+                WAITING => (all + 1, notified),
+                NOTIFIED => (all + 1, notified + 1),
+                _ => (all, notified),
+            }
+        })
+    }
+
     /// Has the living get what the dead were notified of.
     fn look_for_the_dead(&self) {
         for index in 0..self.n_used() {
@@ -287,6 +300,14 @@ pub(crate) struct Waiter<'a> {
 }
 
 impl Waiter<'_> {
+    /// Whether it has been notified, as far as one look tells.
+    pub(crate) fn is_called(&self) -> bool {
+        match self.at {
+            At::Place(place, _) => place.bell.load(Ordering::SeqCst) != WAITING,
+            At::Crowd(_) => false,
+        }
+    }
+
     /// Sleeps until notified; `false` if the deadline is over before that. The caller has given
     /// back the user's lock.
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> bool {
@@ -308,7 +329,7 @@ impl Waiter<'_> {
             }
             if system::doze(&place.bell, WAITING, deadline) {
                 self.condition.look_for_the_dead();
-                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                if is_over(deadline) {
                     // Whoever has been notified by now was notified in time.
                     return SharedCondition::leave(&place.bell).is_err();
                 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::atomic::{AtomicU32, Ordering};
-use super::gate::ALL;
+use super::gate::{ALL, is_over};
 use super::layout::{EVENT, Kind};
 use super::segment::Segment;
 use super::system;
@@ -102,11 +102,28 @@ impl SharedEvent {
         self.word().fetch_and(!SET, Ordering::AcqRel);
     }
 
+    /// What [`has_come`](Self::has_come) counts from.
+    #[inline]
+    pub(crate) fn moment(&self) -> u32 {
+        self.word().load(Ordering::Acquire) / ONE
+    }
+
+    /// Whether it is set, or has been since that moment.
+    #[inline]
+    pub(crate) fn has_come(&self, since: u32) -> bool {
+        let seen = self.word().load(Ordering::Acquire);
+        seen & SET != 0 || seen / ONE != since
+    }
+
     /// Waits until it is set; `false` if the deadline is over before that.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
+        self.wait_since(self.moment(), deadline)
+    }
+
+    /// As [`wait`](Self::wait), for who has come at that moment.
+    pub(crate) fn wait_since(&self, came: u32, deadline: Option<Instant>) -> bool {
         let word = self.word();
         let mut seen = word.load(Ordering::Acquire);
-        let came = seen / ONE;
         for _ in 0..SPINS {
             if seen & SET != 0 || seen / ONE != came {
                 return true;
@@ -127,8 +144,7 @@ impl SharedEvent {
                     continue;
                 }
             }
-            let is_over = system::doze(word, asleep, deadline)
-                && deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let is_over = system::doze(word, asleep, deadline) && is_over(deadline);
             seen = word.load(Ordering::Acquire);
             if is_over {
                 return seen & SET != 0 || seen / ONE != came;

@@ -57,6 +57,11 @@ pub(crate) fn fence_for_loom() {
     }
 }
 
+/// Whether to wait no longer, for who has dozed off once.
+pub(super) fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline) || system::is_interrupted()
+}
+
 impl Gate {
     /// Says that the caller is about to sleep. It then has to look once more whether what it
     /// waits for is there, by `SeqCst` loads or stronger.
@@ -68,10 +73,10 @@ impl Gate {
     }
 
     /// Sleeps until the gate opens, unless it has since `entered`. It may return for no reason,
-    /// and does before a second has passed. Says whether the deadline is over.
+    /// and does before a second has passed. Says whether the deadline is over, or a signal is to end
+    /// the waiting.
     pub(crate) fn sleep(&self, entered: u32, deadline: Option<Instant>) -> bool {
-        system::doze(&self.0, entered, deadline)
-            && deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        system::doze(&self.0, entered, deadline) && is_over(deadline)
     }
 
     /// Wakes up to `count` of those that sleep. The caller has made available what they wait

@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Event = 18,
     /// A barrier.
     Barrier = 19,
+    /// Locks that processes own.
+    Locks = 24,
     /// A map and its arena.
     Map = 8,
     /// A queue of many producers and many consumers.
@@ -79,6 +81,16 @@ pub(crate) const BARRIER_HEAD: usize = 64;
 pub(crate) const BARRIER_PLACES: usize = 192;
 /// Bytes of a place: a lock and what its holder is told.
 pub(crate) const BARRIER_PLACE: usize = 64;
+
+/// Where the number of locks that were given out lies.
+pub(crate) const LOCKS_GIVEN: usize = 64;
+/// Where the locks that processes own start.
+pub(crate) const LOCKS_PLACES: usize = 128;
+/// Bytes of such a lock.
+pub(crate) const LOCKS_PLACE: usize = 64;
+/// Bytes of a segment of them.
+pub(crate) const LOCKS_LEN: usize = 4096;
+
 /// Extents that an arena can have.
 pub(crate) const EXTENTS: usize = if cfg!(loom) { 6 } else { 2048 };
 /// Bytes of an arena's table.

@@ -205,6 +205,11 @@ fn now() -> u32 {
     *FUTEXES.now.lock().expect("no panic while it is held")
 }
 
+/// Models have no signals.
+pub(crate) fn is_interrupted() -> bool {
+    false
+}
+
 /// Whoever dozes looks again, as it does each second.
 pub(super) fn seconds_pass() {
     let mut sleepers = FUTEXES.sleepers();

@@ -13,6 +13,7 @@ pub(crate) mod layout;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memory;
+pub(crate) mod owned;
 pub(crate) mod queue;
 mod region;
 pub(crate) mod ring;

@@ -200,7 +200,7 @@ impl SharedSemaphore {
     }
 
     /// Whether the place where a permit was left last has one, or there are loose ones.
-    fn may_have_some(&self) -> bool {
+    pub(crate) fn may_have_some(&self) -> bool {
         self.indices()
             .next()
             .is_some_and(|index| self.place(index).is_free())
@@ -267,6 +267,21 @@ impl Drop for SharedSemaphore {
     }
 }
 
+impl SharedSemaphore {
+    /// The permit that [`Permit::keep`] was called on.
+    pub(crate) fn kept(&self, (index, owner): Kept) -> Permit<'_> {
+        Permit {
+            semaphore: self,
+            index: index.filter(|index| *index < self.n_places),
+            owner,
+            is_abandoned: false,
+        }
+    }
+}
+
+/// A permit apart from its semaphore: its place and its owner.
+pub(crate) type Kept = (Option<u32>, u32);
+
 /// A permit of a [`SharedSemaphore`].
 #[derive(Debug)]
 pub(crate) struct Permit<'a> {
@@ -280,6 +295,11 @@ pub(crate) struct Permit<'a> {
 }
 
 impl Permit<'_> {
+    /// What [`SharedSemaphore::kept`] makes a permit of again.
+    pub(crate) fn keep(&self) -> Kept {
+        (self.index, self.owner)
+    }
+
     /// Gives the permit back. Nothing happens in a forked child, whose parent has it.
     #[inline]
     pub(crate) fn give_back(&self) {

@@ -259,7 +259,9 @@ impl Side<'_> {
             if !ready && is_ready() {
                 continue;
             }
-            thread::doze(word, waiting, until.deadline());
+            if thread::doze(word, waiting, until.deadline()) && thread::is_interrupted() {
+                break Err(if ready { Shut::Held } else { Shut::NotReady });
+            }
             spins = SPINS;
         };
         pending.end();

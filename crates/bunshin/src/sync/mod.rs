@@ -8,11 +8,13 @@
 //! - `condition`: [`Condition`](crate::Condition).
 //! - `event`: [`Event`](crate::Event).
 //! - `barrier`: [`Barrier`](crate::Barrier).
+//! - `plain`: the same without guards, for the front in another language.
 
 mod barrier;
 mod condition;
 mod event;
 mod lock;
+pub(crate) mod plain;
 mod rlock;
 mod semaphore;
 

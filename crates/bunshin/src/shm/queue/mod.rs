@@ -274,8 +274,24 @@ impl Queue {
         with_handles >= WITH_HANDLES_MAX && self.has_many_handles()
     }
 
+    /// Whether items with handles should better come without them, where that can be.
+    #[inline]
+    pub(crate) fn is_crowded(&self) -> bool {
+        let header = self.header();
+        let sent = header.sent.load(Ordering::Relaxed);
+        let with_handles = header.sent_slots[parity(sent)]
+            .with_handles
+            .load(Ordering::Relaxed);
+        with_handles >= WITH_HANDLES_MAX / 2 && self.waiting_with_handles() >= WITH_HANDLES_MAX / 2
+    }
+
     #[cold]
     fn has_many_handles(&self) -> bool {
+        self.waiting_with_handles() >= WITH_HANDLES_MAX
+    }
+
+    /// Items with handles in the queue.
+    fn waiting_with_handles(&self) -> u64 {
         let header = self.header();
         let sent = settled(&header.sent, |number| {
             &header.sent_slots[parity(number)].with_handles
@@ -284,9 +300,9 @@ impl Queue {
             &header.received_slots[parity(number)].with_handles
         });
         match (sent, received) {
-            (Some(sent), Some(received)) => sent.wrapping_sub(received) >= WITH_HANDLES_MAX,
+            (Some(sent), Some(received)) => sent.wrapping_sub(received),
             // Both move: whoever is to decide is inside, and then one of them does not.
-            _ => false,
+            _ => 0,
         }
     }
 

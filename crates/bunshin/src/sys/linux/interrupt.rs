@@ -4,7 +4,13 @@
 //! signal handlers run outside of the handler proper, such as Python, has to get control
 //! in between; it says so through the function given here.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
+
+thread_local! {
+    /// Whether `check` has said so since [`clear`].
+    static PENDING: Cell<bool> = const { Cell::new(false) };
+}
 
 static CHECK: OnceLock<fn() -> bool> = OnceLock::new();
 
@@ -17,5 +23,20 @@ pub(crate) fn set_check(check: fn() -> bool) {
 /// Whether the wait that a signal has just arrived in is to end.
 #[cold]
 pub(crate) fn is_wanted() -> bool {
-    CHECK.get().is_some_and(|check| check())
+    let is_wanted = CHECK.get().is_some_and(|check| check());
+    if is_wanted {
+        PENDING.set(true);
+    }
+    is_wanted
+}
+
+/// Whether this thread's waits are to end: `check` has said so.
+#[inline]
+pub(crate) fn is_pending() -> bool {
+    PENDING.get()
+}
+
+/// Whoever asked for this thread's waits to end has got what they wanted.
+pub(crate) fn clear() {
+    PENDING.set(false);
 }

@@ -128,6 +128,12 @@ pub(crate) fn is_written(fd: BorrowedFd<'_>, offset: u64, len: u64) -> bool {
     }
 }
 
+/// What tells the memory behind `fd` from all other that there is.
+pub(crate) fn number(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
 /// The size of the memory behind `fd`, if it is sealed against shrinking.
 pub(crate) fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let seals = rustix::fs::fcntl_get_seals(fd)?;

@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 use std::time::{Duration, Instant};
 
 use rustix::thread::futex;
@@ -73,6 +73,8 @@ pub(crate) fn after_fork() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     TID.set(0);
     HEAD.set(std::ptr::null_mut());
+    IDENTITY.set(0);
+    PROCESS.store(0, Ordering::Relaxed);
 }
 
 thread_local! {
@@ -105,6 +107,72 @@ pub(crate) fn tid() -> u32 {
     let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
     TID.set(tid);
     tid
+}
+
+thread_local! {
+    static IDENTITY: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The part of [`identity`] that all threads of this process have.
+static PROCESS: AtomicU64 = AtomicU64::new(0);
+
+/// Bits of an identity that name the thread, and then the process; the rest is from when that
+/// began. The kernel's numbers end at 2^22.
+const ID_BITS: u32 = 22;
+const ID_MASK: u64 = (1 << ID_BITS) - 1;
+
+/// A number for this thread that no other thread has, of any process, and never 0.
+///
+/// It tells which process that is also after that has ended: [`is_gone`].
+///
+/// # Errors
+/// If the system does not say when this process began.
+#[inline]
+pub(crate) fn identity() -> io::Result<u64> {
+    match IDENTITY.get() {
+        0 => find_identity(),
+        identity => Ok(identity),
+    }
+}
+
+#[cold]
+fn find_identity() -> io::Result<u64> {
+    let tid = tid();
+    let mut process = PROCESS.load(Ordering::Relaxed);
+    if process == 0 {
+        let pid = std::process::id();
+        let began = super::process::began(pid).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it is unknown when this process began: is /proc mounted?",
+            )
+        })?;
+        process = u64::from(pid) << ID_BITS | began << (2 * ID_BITS);
+        PROCESS.store(process, Ordering::Relaxed);
+    }
+    let identity = process | u64::from(tid);
+    IDENTITY.set(identity);
+    Ok(identity)
+}
+
+/// Whether two identities are those of threads of one process.
+pub(crate) fn is_same_process(one: u64, other: u64) -> bool {
+    (one ^ other) >> ID_BITS == 0
+}
+
+/// Whether the process of an identity has ended. Looks closely if `thoroughly`, and else only
+/// where that is cheap: it may then take an ended process that nobody has collected for a
+/// living one.
+pub(crate) fn is_gone(identity: u64, thoroughly: bool) -> bool {
+    let pid = (identity >> ID_BITS & ID_MASK) as u32;
+    let Some(known) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
+        return true;
+    };
+    if rustix::process::test_kill_process(known) == Err(rustix::io::Errno::SRCH) {
+        return true;
+    }
+    let is_it = |began: u64| began << (2 * ID_BITS) == identity >> (2 * ID_BITS) << (2 * ID_BITS);
+    thoroughly && !super::process::began(pid).is_some_and(is_it)
 }
 
 /// Whether `tid` is a thread of this process.
@@ -205,7 +273,20 @@ const LOOK_AGAIN: Duration = Duration::from_millis(800);
 pub(crate) fn doze(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
     let soon = Instant::now() + LOOK_AGAIN;
     let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-    futex_wait(word, expected, Some(until))
+    if !futex_wait(word, expected, Some(until)) {
+        return false;
+    }
+    // A signal that came just before the sleep has not ended it.
+    if !interrupt::is_pending() && deadline.is_none_or(|deadline| until < deadline) {
+        interrupt::is_wanted();
+    }
+    true
+}
+
+/// Whether a signal is to end what this thread waits for.
+#[inline]
+pub(crate) fn is_interrupted() -> bool {
+    interrupt::is_pending()
 }
 
 /// `struct robust_list_head` of the kernel.
