@@ -115,6 +115,7 @@ fn patience(block: Option<&Bound<'_, PyAny>>, timeout: Option<f64>) -> PyResult<
 pub(crate) struct Queue {
     memory: OnceLock<Memory>,
     is_closed: AtomicBool,
+    ends: Ends,
 }
 
 impl Queue {
@@ -158,6 +159,7 @@ impl Queue {
         Self {
             memory: OnceLock::new(),
             is_closed: AtomicBool::new(false),
+            ends: Ends::default(),
         }
     }
 
@@ -245,6 +247,7 @@ impl Queue {
     /// Has this process neither put nor get any more. What was put stays.
     fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
+        self.ends.close();
     }
 
     #[getter]
@@ -253,13 +256,15 @@ impl Queue {
     }
 
     #[getter]
-    fn _reader(&self) -> PyResult<End> {
-        Ok(End::new(self.memory()?.clone(), true))
+    fn _reader(&self, py: Python<'_>) -> PyResult<Py<End>> {
+        let is_closed = self.is_closed.load(Ordering::Relaxed);
+        self.ends.end(py, self.memory()?, true, is_closed)
     }
 
     #[getter]
-    fn _writer(&self) -> PyResult<End> {
-        Ok(End::new(self.memory()?.clone(), false))
+    fn _writer(&self, py: Python<'_>) -> PyResult<Py<End>> {
+        let is_closed = self.is_closed.load(Ordering::Relaxed);
+        self.ends.end(py, self.memory()?, false, is_closed)
     }
 
     fn _task_done(&self) -> PyResult<()> {
@@ -309,6 +314,7 @@ impl Queue {
 pub(crate) struct SimpleQueue {
     memory: OnceLock<Memory>,
     is_closed: AtomicBool,
+    ends: Ends,
 }
 
 impl SimpleQueue {
@@ -341,6 +347,7 @@ impl SimpleQueue {
         Self {
             memory: OnceLock::new(),
             is_closed: AtomicBool::new(false),
+            ends: Ends::default(),
         }
     }
 
@@ -377,16 +384,19 @@ impl SimpleQueue {
     /// Has this process neither put nor get any more.
     fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
+        self.ends.close();
     }
 
     #[getter]
-    fn _reader(&self) -> PyResult<End> {
-        Ok(End::new(self.memory()?.clone(), true))
+    fn _reader(&self, py: Python<'_>) -> PyResult<Py<End>> {
+        let is_closed = self.is_closed.load(Ordering::Relaxed);
+        self.ends.end(py, self.memory()?, true, is_closed)
     }
 
     #[getter]
-    fn _writer(&self) -> PyResult<End> {
-        Ok(End::new(self.memory()?.clone(), false))
+    fn _writer(&self, py: Python<'_>) -> PyResult<Py<End>> {
+        let is_closed = self.is_closed.load(Ordering::Relaxed);
+        self.ends.end(py, self.memory()?, false, is_closed)
     }
 }
 
@@ -398,15 +408,39 @@ pub(crate) struct End {
     is_closed: AtomicBool,
 }
 
-impl End {
-    fn new(memory: Memory, is_reader: bool) -> Self {
-        Self {
-            memory,
-            is_reader,
-            is_closed: AtomicBool::new(false),
+/// The two ends of a queue, made when they are asked for.
+#[derive(Default)]
+struct Ends([OnceLock<Py<End>>; 2]);
+
+impl Ends {
+    fn end(
+        &self,
+        py: Python<'_>,
+        memory: &Memory,
+        is_reader: bool,
+        is_closed: bool,
+    ) -> PyResult<Py<End>> {
+        let kept = &self.0[usize::from(is_reader)];
+        if let Some(end) = kept.get() {
+            return Ok(end.clone_ref(py));
         }
+        let made = End {
+            memory: memory.clone(),
+            is_reader,
+            is_closed: AtomicBool::new(is_closed),
+        };
+        let made = Py::new(py, made)?;
+        Ok(kept.get_or_init(|| made).clone_ref(py))
     }
 
+    fn close(&self) {
+        for end in self.0.iter().filter_map(OnceLock::get) {
+            end.get().close();
+        }
+    }
+}
+
+impl End {
     fn items(&self, is_reader: bool) -> PyResult<&Items> {
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(PyOSError::new_err("handle is closed"));
