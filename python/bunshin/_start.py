@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import sys
-from multiprocessing import process, resource_tracker, spawn, util
+from multiprocessing import process, spawn, util
 from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
 from . import _native
@@ -77,12 +77,14 @@ def _preload(main, path):
 
 def preparation(process_obj):
     """What a child takes over from this process before it unpickles anything else."""
-    from . import context
+    from . import context, resource_tracker
     from ._replace import VARIABLE
 
+    tracker = resource_tracker._resource_tracker._fd
     return {
         "data": spawn.get_preparation_data(process_obj._name),
-        "tracker": _native.Descriptor(resource_tracker.getfd()),
+        "tracker": None if tracker is None else _native.Descriptor(tracker),
+        "top": _native.top(),
         "parent": os.getpid(),
         "start_method": context._default_context.get_start_method(),
         "replace": VARIABLE in os.environ,
@@ -102,7 +104,11 @@ def prepare(given):
         from . import _replace
 
         _replace.install()
-    resource_tracker._resource_tracker._fd = given["tracker"].detach()
+    _native.set_top(given["top"])
+    if given["tracker"] is not None:
+        from . import resource_tracker
+
+        resource_tracker._resource_tracker._fd = given["tracker"].detach()
     try:
         _parent_sentinel = os.pidfd_open(given["parent"])
     except OSError:

@@ -9,6 +9,8 @@ import traceback
 from multiprocessing import process, util
 from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError
 
+from . import _names
+
 __all__ = ()
 
 #: What the workers that are copies of this process begin with, by the number of their pool.
@@ -101,6 +103,7 @@ def run(task):
         return failed(error, by_value), by_value
     finally:
         # A worker that is idle may be ended at any time.
+        _names.bequeath()
         _flush(sys.stdout)
         _flush(sys.stderr)
 

@@ -231,6 +231,30 @@ class _Methods:
 
         return Pool(processes, initializer, initargs, maxtasksperchild, self.get_context())
 
+    def RawValue(self, typecode_or_type, *args):
+        """Returns a ctypes object in shared memory."""
+        from .sharedctypes import RawValue
+
+        return RawValue(typecode_or_type, *args)
+
+    def RawArray(self, typecode_or_type, size_or_initializer):
+        """Returns a ctypes array in shared memory."""
+        from .sharedctypes import RawArray
+
+        return RawArray(typecode_or_type, size_or_initializer)
+
+    def Value(self, typecode_or_type, *args, lock=True):
+        """Returns a value in shared memory, with a lock unless `lock` is false."""
+        from .sharedctypes import Value
+
+        return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+
+    def Array(self, typecode_or_type, size_or_initializer, *, lock=True):
+        """Returns an array in shared memory, with a lock unless `lock` is false."""
+        from .sharedctypes import Array
+
+        return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+
     @property
     def reducer(self):
         """How objects are pickled for other processes."""

@@ -5,8 +5,10 @@
 use std::ffi::{c_int, c_void};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use bunshin::Buffer;
+use bunshin::{Buffer, SharedMemory};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::ffi;
@@ -159,4 +161,87 @@ pub(crate) fn owned(fd: RawFd) -> PyResult<OwnedFd> {
     }
     // SAFETY: it comes from a `detach` of Python's, whose caller owns it from then on.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Shared memory, or a part of it, as a writable buffer.
+#[pyclass(module = "bunshin._native", frozen)]
+pub(crate) struct Lent {
+    memory: Mutex<Option<SharedMemory>>,
+    offset: usize,
+    len: usize,
+    /// How many buffers there are of it.
+    exports: AtomicUsize,
+    /// What is not to go before the buffers do.
+    _owner: Option<Py<PyAny>>,
+}
+
+impl Lent {
+    /// `len` bytes from `offset` on, which the caller has checked to be there.
+    pub(crate) fn new(
+        memory: SharedMemory,
+        offset: usize,
+        len: usize,
+        owner: Option<Py<PyAny>>,
+    ) -> Self {
+        Self {
+            memory: Mutex::new(Some(memory)),
+            offset,
+            len,
+            exports: AtomicUsize::new(0),
+            _owner: owner,
+        }
+    }
+
+    /// Lets go of the memory, unless there are buffers of it. Says whether it did.
+    pub(crate) fn close(&self) -> bool {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.exports.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        drop(memory.take());
+        true
+    }
+}
+
+#[pymethods]
+impl Lent {
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        let memory = this.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(memory) = &*memory else {
+            return Err(PyValueError::new_err("the shared memory is closed"));
+        };
+        let (offset, len) = (this.offset, this.len);
+        if offset > memory.len() || len > memory.len() - offset {
+            return Err(PyBufferError::new_err("the shared memory is shorter"));
+        }
+        let address = memory.as_ptr() as usize + offset;
+        // SAFETY: the interpreter passes a view to fill in; the address is that of `len` bytes
+        // of shared memory, which `close` keeps mapped while there are views, and the view
+        // holds a reference to `slf`.
+        let rc = unsafe {
+            ffi::PyBuffer_FillInfo(
+                view,
+                slf.as_ptr(),
+                address as *mut c_void,
+                isize::try_from(len).unwrap_or(isize::MAX),
+                0,
+                flags,
+            )
+        };
+        if rc != 0 {
+            return Err(PyErr::take(slf.py())
+                .unwrap_or_else(|| PyBufferError::new_err("the memory cannot be lent")));
+        }
+        this.exports.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
+        self.exports.fetch_sub(1, Ordering::AcqRel);
+    }
 }

@@ -36,6 +36,7 @@ pub(crate) fn take_raised() -> Option<PyErr> {
 #[pyfunction]
 pub(crate) fn before_fork() {
     bunshin::front::before_fork();
+    crate::heap::before_fork();
 }
 
 /// To be called after `os.fork`, in the child.

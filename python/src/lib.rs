@@ -7,12 +7,16 @@ mod buffer;
 mod connection;
 mod error;
 mod fork;
+mod heap;
 mod interpreter;
+mod named;
+mod number;
 mod payload;
 mod pool;
 mod process;
 mod queue;
 mod sync;
+mod synchronized;
 
 use pyo3::prelude::*;
 
@@ -20,6 +24,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     fork::watch_signals();
     interpreter::watch_forks();
+    named::set_top(std::process::id());
     module.add_class::<connection::Connection>()?;
     module.add_class::<buffer::SharedBuffer>()?;
     module.add_function(wrap_pyfunction!(buffer::rebuffer, module)?)?;
@@ -44,5 +49,24 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sync::Barrier>()?;
     module.add_class::<queue::Queue>()?;
     module.add_class::<queue::SimpleQueue>()?;
+    module.add_class::<buffer::Lent>()?;
+    module.add_class::<heap::Arena>()?;
+    module.add_class::<heap::Block>()?;
+    module.add_function(wrap_pyfunction!(heap::arena_of, module)?)?;
+    module.add_function(wrap_pyfunction!(heap::attach_arena, module)?)?;
+    module.add_function(wrap_pyfunction!(heap::attach_block, module)?)?;
+    module.add_class::<named::NamedMemory>()?;
+    module.add_function(wrap_pyfunction!(named::unlink_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(named::watch_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(named::forget_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(named::set_names_command, module)?)?;
+    module.add_function(wrap_pyfunction!(named::set_top, module)?)?;
+    module.add_function(wrap_pyfunction!(named::top, module)?)?;
+    module.add_function(wrap_pyfunction!(named::bequeath_names, module)?)?;
+    module.add_class::<synchronized::ValueLock>()?;
+    module.add_class::<synchronized::Place>()?;
+    module.add_class::<synchronized::SynchronizedBase>()?;
+    module.add_class::<synchronized::SynchronizedValue>()?;
+    module.add_class::<synchronized::SynchronizedItems>()?;
     Ok(())
 }

@@ -2,6 +2,8 @@
 //!
 //! Not for programs: nothing here is promised to stay.
 
+pub mod memory;
+
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;

@@ -91,6 +91,9 @@ pub fn init() {
 /// was not started as a child. `in_copy` is called in each copy first.
 pub(crate) fn run_hosted(in_copy: impl FnOnce()) -> Option<(i32, bool)> {
     let (role, control, parent) = process::take_start_variable()?;
+    if role == tracker::ROLE {
+        tracker::serve(control, parent);
+    }
     if role == spawn::SERVER {
         let cloned = forkserver::serve(control, parent);
         in_copy();

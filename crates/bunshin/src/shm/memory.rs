@@ -121,10 +121,18 @@ fn checked(name: &str) -> Result<&str> {
     })
 }
 
+/// From this length on, pages are cleared when they are touched, of which not all may be.
+const LAZY_FROM: usize = 1 << 20;
+
 fn mapped(fd: BorrowedFd<'_>, len: u64) -> Result<Mapping> {
     let what = || format!("map {len} bytes of shared memory");
     let size = usize::try_from(len).map_err(|_| Error::new(ErrorKind::OutOfMemory, what()))?;
-    Mapping::new(fd, 0, size).map_err(|error| Error::os(what(), error))
+    let map = if size < LAZY_FROM {
+        Mapping::new(fd, 0, size)
+    } else {
+        Mapping::lazily(fd, 0, size)
+    };
+    map.map_err(|error| Error::os(what(), error))
 }
 
 impl SharedMemory {
@@ -301,9 +309,9 @@ impl SharedMemory {
     pub fn unlink(&self) -> Result<()> {
         let named = self.named()?;
         let removed = named.remove();
-        if named.disown() {
-            tracker::forget(&named.name, named.identity);
-        }
+        named.disown();
+        // Also where another handle of this process, or none any more, owns it.
+        tracker::forget(&named.name, named.identity);
         removed.map_err(|error| {
             Error::os(
                 format!("remove the name {:?} of a shared memory", named.name),
@@ -332,6 +340,13 @@ impl SharedMemory {
             tracker::forget(&named.name, named.identity);
         }
         Ok(())
+    }
+
+    /// Has the name outlive this handle and its clones, but not the process that made it.
+    pub(crate) fn leave_to_process(&self) {
+        if let Some(named) = &self.inner.named {
+            named.disown();
+        }
     }
 
     fn named(&self) -> Result<&Named> {

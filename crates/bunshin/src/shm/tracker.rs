@@ -9,8 +9,11 @@
 //! |---|---|
 //! | watch | 1, device (8), inode (8), length of the name (1), name |
 //! | forget | 2, the same |
+//! | bequeath | 3, process (8), when it began (8), 0 |
 //!
-//! Nothing is answered: what lies in the socket is read also after its sender has died. A
+//! With the last one, the names that are watched so far are to stay for as long as that other
+//! process lives, which stands above the one that made them; the helper then stays too, while
+//! there are any. Nothing is answered: what lies in the socket is read also after its sender has died. A
 //! helper that does not take its messages is replaced, and told everything again. A name is
 //! removed only while it is that of the same file. Since the helper watches the parent's
 //! end itself, copies of the socket in forked children do not matter.
@@ -33,12 +36,15 @@ const NAME: &str = "bunshin-shm";
 
 const WATCH: u8 = 1;
 const FORGET: u8 = 2;
+const BEQUEATH: u8 = 3;
+/// How often a helper whose parent has ended looks whether there are names left.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a helper may leave its messages lie before it is replaced.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a message before the name.
 const HEAD: usize = 18;
 
-/// A name and the file that has it.
+/// A name and the file that has it; or, without a name, a process and when it began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     identity: Identity,
@@ -46,6 +52,17 @@ struct Entry {
 }
 
 impl Entry {
+    fn heir(pid: u32, began: u64) -> Self {
+        Self {
+            identity: Identity {
+                device: pid.into(),
+                inode: began,
+            },
+            name: String::new(),
+        }
+    }
+
+
     fn message(&self, kind: u8) -> Vec<u8> {
         let mut bytes = vec![kind];
         bytes.extend(self.identity.device.to_ne_bytes());
@@ -69,9 +86,14 @@ impl Entry {
         Some((bytes[0], entry, len))
     }
 
+    /// Whether the name still is that of this file.
+    fn is_there(&self) -> bool {
+        Identity::of_name(&self.name).is_ok_and(|now| now == self.identity)
+    }
+
     /// Removes the name, if it still is that of this file.
     fn remove(&self) {
-        if Identity::of_name(&self.name).is_ok_and(|now| now == self.identity) {
+        if self.is_there() {
             let _ = named::unlink(&self.name);
         }
     }
@@ -80,8 +102,16 @@ impl Entry {
 struct Tracker {
     helper: Option<(OwnedFd, Started)>,
     names: Vec<Entry>,
+    /// How many of the names, the first ones, are left to another process, and to which.
+    left: usize,
+    heir: Option<Entry>,
+    /// How many are left when it is time to look which of them somebody else has removed.
+    look_at: usize,
     generation: u32,
 }
+
+/// Fewer names that are left than this are not looked at.
+const LOOKED_AT_FROM: usize = 64;
 
 static TRACKER: Mutex<Option<Tracker>> = Mutex::new(None);
 
@@ -110,7 +140,10 @@ pub(crate) fn forget(name: &str, identity: Identity) {
         else {
             return;
         };
-        let entry = tracker.names.swap_remove(at);
+        let entry = tracker.names.remove(at);
+        if at < tracker.left {
+            tracker.left -= 1;
+        }
         // Without a helper there is nobody who would have to forget it.
         if let Some((socket, _)) = &tracker.helper {
             if !send(socket, &entry.message(FORGET)) {
@@ -118,6 +151,33 @@ pub(crate) fn forget(name: &str, identity: Identity) {
             }
         }
     });
+}
+
+/// Lets the names that this process has made so far stay while `heir` lives, a process above
+/// this one. Says whether there are any.
+pub(crate) fn bequeath(heir: u32) -> Result<bool> {
+    with(|tracker| {
+        if tracker.left == tracker.names.len() {
+            return Ok(!tracker.names.is_empty());
+        }
+        tracker.drop_removed();
+        // One that has ended leaves them to this process.
+        let Some(began) = process::began(heir) else {
+            return Ok(true);
+        };
+        let entry = Entry::heir(heir, began);
+        let message = entry.message(BEQUEATH);
+        tracker.left = tracker.names.len();
+        tracker.heir = Some(entry);
+        tracker.tell(&message).map(|()| true)
+    })
+}
+
+/// Whether this process has made a name that it has not removed.
+pub(crate) fn is_watching() -> bool {
+    let slot = TRACKER.lock().unwrap_or_else(PoisonError::into_inner);
+    slot.as_ref()
+        .is_some_and(|tracker| tracker.generation == thread::generation() && !tracker.names.is_empty())
 }
 
 fn with<R>(work: impl FnOnce(&mut Tracker) -> R) -> R {
@@ -131,6 +191,9 @@ fn with<R>(work: impl FnOnce(&mut Tracker) -> R) -> R {
         *slot = Some(Tracker {
             helper: None,
             names: Vec::new(),
+            left: 0,
+            heir: None,
+            look_at: LOOKED_AT_FROM,
             generation,
         });
     }
@@ -156,6 +219,24 @@ fn send(socket: &OwnedFd, mut message: &[u8]) -> bool {
 }
 
 impl Tracker {
+    /// Drops names that were left before and that are gone, so that a process that makes one
+    /// after the other does not keep them all.
+    fn drop_removed(&mut self) {
+        if self.left < self.look_at {
+            return;
+        }
+        let own = self.names.split_off(self.left);
+        let (there, gone): (Vec<_>, Vec<_>) = self.names.drain(..).partition(Entry::is_there);
+        self.left = there.len();
+        self.look_at = LOOKED_AT_FROM.max(2 * there.len());
+        self.names = there;
+        self.names.extend(own);
+        if let Some((socket, _)) = &self.helper {
+            // A helper that does not take it knows more names than there are, which is no harm.
+            let _ = gone.iter().all(|entry| send(socket, &entry.message(FORGET)));
+        }
+    }
+
     fn tell(&mut self, message: &[u8]) -> Result<()> {
         match &self.helper {
             Some((socket, _)) if send(socket, message) => Ok(()),
@@ -169,10 +250,11 @@ impl Tracker {
         let (ours, theirs) = socket::pair().map_err(failed)?;
         let process = process::start_apart(ROLE, theirs.as_fd()).map_err(failed)?;
         drop(theirs);
-        let is_told = self
-            .names
-            .iter()
-            .all(|entry| send(&ours, &entry.message(WATCH)));
+        let (left, own) = self.names.split_at(self.left);
+        let watch = |entry: &Entry| send(&ours, &entry.message(WATCH));
+        let is_told = left.iter().all(watch)
+            && (left.is_empty() || self.heir.iter().all(|heir| send(&ours, &heir.message(BEQUEATH))))
+            && own.iter().all(watch);
         let new = (ours, process);
         if !is_told {
             end(&new);
@@ -192,37 +274,86 @@ fn end((_, process): &(OwnedFd, Started)) {
     let _ = process::wait(process.pidfd.as_fd(), true);
 }
 
-/// What the helper does: it waits for its parent's end.
+/// What the helper knows.
+#[derive(Default)]
+struct Known {
+    /// Names that go when the parent has ended.
+    names: Vec<Entry>,
+    /// Names that go when the heir has ended.
+    left: Vec<Entry>,
+    /// A handle to the heir's end.
+    heir: Option<OwnedFd>,
+}
+
+impl Known {
+    fn take(&mut self, kind: u8, entry: Entry) {
+        match kind {
+            WATCH => self.names.push(entry),
+            FORGET => {
+                self.names.retain(|known| *known != entry);
+                self.left.retain(|known| *known != entry);
+            }
+            BEQUEATH => {
+                let pid = u32::try_from(entry.identity.device).unwrap_or(0);
+                let heir = process::watch(pid).ok();
+                // Asked after the handle was opened: if the process is the one that was meant,
+                // the handle is on it.
+                if heir.is_some() && process::began(pid) == Some(entry.identity.inode) {
+                    self.left.append(&mut self.names);
+                    self.heir = heir;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What the helper does: it waits for its parent's end, and for that of the heir if there is one.
 pub(crate) fn serve(control: OwnedFd, parent: u32) -> ! {
     process::set_thread_name(NAME);
     process::step_aside();
     let parent_end = process::watch_parent(parent).ok().flatten();
-    let mut names = Vec::new();
+    let mut known = Known::default();
     let mut unread = Vec::new();
     while let Some(end) = &parent_end {
-        let watched = [
+        let mut watched = vec![
             (control.as_fd(), Interest::Readable),
             (end.as_fd(), Interest::Readable),
         ];
+        watched.extend(known.heir.iter().map(|end| (end.as_fd(), Interest::Readable)));
         let mut ready = Vec::new();
         let polled = socket::poll(&watched, None, &mut ready);
         if polled.is_err() || ready.get(1) == Some(&true) {
             break;
         }
-        if !read(&control, &mut unread, &mut names) {
+        if ready.get(2) == Some(&true) {
+            // What it was left goes; the parent may still make names of its own.
+            known.heir = None;
+            known.left.drain(..).for_each(|entry| entry.remove());
+        }
+        if !read(&control, &mut unread, &mut known) {
             break;
         }
     }
     // What it said last.
-    read(&control, &mut unread, &mut names);
-    for entry in &names {
-        entry.remove();
+    read(&control, &mut unread, &mut known);
+    known.names.iter().for_each(Entry::remove);
+    drop(control);
+    while let Some(end) = &known.heir {
+        known.left.retain(Entry::is_there);
+        let soon = Instant::now() + LOOK_AGAIN;
+        let watched = [(end.as_fd(), Interest::Readable)];
+        let polled = socket::poll(&watched, Some(soon), &mut Vec::new());
+        if known.left.is_empty() || polled.map_or(true, |ready| ready > 0) {
+            break;
+        }
     }
+    known.left.iter().for_each(Entry::remove);
     process::exit_now(0)
 }
 
 /// Reads all that is there; `false` if nothing will come any more.
-fn read(control: &OwnedFd, unread: &mut Vec<u8>, names: &mut Vec<Entry>) -> bool {
+fn read(control: &OwnedFd, unread: &mut Vec<u8>, known: &mut Known) -> bool {
     let mut bytes = [0; 4096];
     let open = loop {
         match socket::receive(control.as_fd(), &mut bytes, &mut Vec::new(), false) {
@@ -234,11 +365,7 @@ fn read(control: &OwnedFd, unread: &mut Vec<u8>, names: &mut Vec<Entry>) -> bool
     let mut at = 0;
     while let Some((kind, entry, len)) = Entry::parse(&unread[at..]) {
         at += len;
-        match kind {
-            WATCH => names.push(entry),
-            FORGET => names.retain(|known| *known != entry),
-            _ => {}
-        }
+        known.take(kind, entry);
     }
     unread.drain(..at);
     open

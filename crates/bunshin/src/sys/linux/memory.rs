@@ -219,6 +219,12 @@ impl Mapping {
         Self::with(fd, offset, len, MapFlags::SHARED | MapFlags::NORESERVE)
     }
 
+    /// Maps `len` bytes from `offset` on, which all exist; their pages come as they are touched,
+    /// and are cleared only then.
+    pub(crate) fn lazily(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        Self::with(fd, offset, len, MapFlags::SHARED)
+    }
+
     fn with(fd: BorrowedFd<'_>, offset: u64, len: usize, flags: MapFlags) -> io::Result<Self> {
         if len == 0 || offset % PAGE as u64 != 0 {
             return Err(io::ErrorKind::InvalidInput.into());

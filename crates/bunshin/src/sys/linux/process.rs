@@ -120,28 +120,43 @@ pub(crate) fn set_command(words: Vec<OsString>) -> io::Result<()> {
     Ok(())
 }
 
+/// What [`start_apart`] starts in place of that.
+static APART: Mutex<Vec<CString>> = Mutex::new(Vec::new());
+
+/// Has what lives apart from this process be started by that command.
+pub(crate) fn set_apart(words: Vec<OsString>) -> io::Result<()> {
+    let words = c_strings(words.into_iter().map(OsStringExt::into_vec))?;
+    *APART.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    Ok(())
+}
+
 /// Starts this very program again, with `inherited` open under the same number and
 /// the start variable set. The parent's heap does not slow it (`posix_spawn(3)`).
 pub(crate) fn start_self(role: &str, inherited: BorrowedFd<'_>) -> io::Result<Started> {
-    start(role, inherited, 0)
+    start(role, inherited, 0, &COMMAND)
 }
 
 /// As [`start_self`], in a session of its own from its first moment on: what ends this
 /// process's group does not end that one.
 pub(crate) fn start_apart(role: &str, inherited: BorrowedFd<'_>) -> io::Result<Started> {
-    start(role, inherited, POSIX_SPAWN_SETSID)
+    start(role, inherited, POSIX_SPAWN_SETSID, &APART)
 }
 
 /// `spawn.h` of glibc 2.26 and later.
 const POSIX_SPAWN_SETSID: libc::c_short = 0x80;
 
-fn start(role: &str, inherited: BorrowedFd<'_>, flags: libc::c_short) -> io::Result<Started> {
+fn start(
+    role: &str,
+    inherited: BorrowedFd<'_>,
+    flags: libc::c_short,
+    command: &Mutex<Vec<CString>>,
+) -> io::Result<Started> {
     let variable = format!(
         "{START_VARIABLE}={role}:{}:{}",
         inherited.as_raw_fd(),
         std::process::id()
     );
-    let mut arguments = COMMAND
+    let mut arguments = command
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
