@@ -198,7 +198,8 @@ class ShareableList:
         code = _code_of(item)
         if code in (1, 2):
             data = item.encode() if code == 1 else bytes(item)
-            room = _WORD * (len(data) // _WORD + 1)
+            # As CPython has it; but text that takes more than a byte for a letter fits too.
+            room = _WORD * max(len(item) // _WORD + 1, -(-len(data) // _WORD))
             form = b"%ds" % room
             if len(form) > _WORD:
                 raise ValueError(f"an item of {len(data)} bytes is too long")

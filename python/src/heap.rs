@@ -99,7 +99,7 @@ fn known() -> MutexGuard<'static, HashMap<u64, Weak<Mapped>>> {
 }
 
 /// A piece of shared memory that blocks lie in.
-#[pyclass(module = "bunshin.heap", frozen, weakref)]
+#[pyclass(module = "bunshin._native", frozen, weakref)]
 pub(crate) struct Arena {
     map: Arc<Mapped>,
     /// A descriptor of the memory, for those who ask for its number.
@@ -257,7 +257,7 @@ fn clear(memory: &SharedMemory, start: usize, len: usize) -> PyResult<()> {
 }
 
 /// A block of shared memory; it is given back when the last reference to it goes.
-#[pyclass(module = "bunshin.heap", frozen, weakref)]
+#[pyclass(module = "bunshin._native", frozen, weakref)]
 pub(crate) struct Block {
     map: Arc<Mapped>,
     /// Where its memory starts, lock included, and how long it is; 0 if it is another

@@ -3,9 +3,6 @@
 //! Only what is plain is done here: whatever a conversion here declines, ctypes is asked to do
 //! on the same memory, so that its rules and its errors hold.
 
-use std::sync::atomic::Ordering;
-
-use bunshin::SharedMemory;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyList, PyString, PyTuple};
@@ -49,7 +46,6 @@ impl Kind {
         })
     }
 
-    #[inline]
     pub(crate) fn size(self) -> usize {
         match self {
             Self::I8 | Self::U8 | Self::Bool | Self::Char => 1,
@@ -57,40 +53,6 @@ impl Kind {
             Self::I32 | Self::U32 | Self::F32 | Self::Wide => 4,
             Self::I64 | Self::U64 | Self::F64 => 8,
         }
-    }
-
-    /// The bits at `offset`, a multiple of the size.
-    #[inline]
-    pub(crate) fn load(self, memory: &SharedMemory, offset: usize) -> bunshin::Result<u64> {
-        Ok(match self.size() {
-            1 => memory.atomic::<u8>(offset)?.load(Ordering::Relaxed).into(),
-            2 => memory.atomic::<u16>(offset)?.load(Ordering::Relaxed).into(),
-            4 => memory.atomic::<u32>(offset)?.load(Ordering::Relaxed).into(),
-            _ => memory.atomic::<u64>(offset)?.load(Ordering::Relaxed),
-        })
-    }
-
-    /// Writes the lowest bits to `offset`.
-    #[inline]
-    pub(crate) fn store(
-        self,
-        memory: &SharedMemory,
-        offset: usize,
-        bits: u64,
-    ) -> bunshin::Result<()> {
-        match self.size() {
-            1 => memory
-                .atomic::<u8>(offset)?
-                .store(bits as u8, Ordering::Relaxed),
-            2 => memory
-                .atomic::<u16>(offset)?
-                .store(bits as u16, Ordering::Relaxed),
-            4 => memory
-                .atomic::<u32>(offset)?
-                .store(bits as u32, Ordering::Relaxed),
-            _ => memory.atomic::<u64>(offset)?.store(bits, Ordering::Relaxed),
-        }
-        Ok(())
     }
 
     /// The Python object for these bits.
@@ -137,9 +99,7 @@ impl Kind {
                 let letter = letters.next()?;
                 letters.next().is_none().then_some(u64::from(letter as u32))
             }
-            _ => {
-                integer(value).map(|number| number as u64)
-            }
+            _ => integer(value).map(|number| number as u64),
         }
     }
 

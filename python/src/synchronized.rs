@@ -7,8 +7,7 @@
 
 use std::time::Duration;
 
-use bunshin::SharedMemory;
-use bunshin::front::memory::{Attempt, MemoryLock};
+use bunshin::front::memory::{Attempt, MemoryLock, Row};
 use pyo3::exceptions::{PyAssertionError, PyOverflowError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -20,7 +19,7 @@ use crate::heap::Block;
 use crate::number::Kind;
 
 /// The lock that lies before the data of a block. The thread that has it may take it again.
-#[pyclass(module = "bunshin.sharedctypes", frozen, weakref)]
+#[pyclass(module = "bunshin._native", frozen, weakref)]
 pub(crate) struct ValueLock {
     lock: MemoryLock,
     block: Py<Block>,
@@ -130,8 +129,13 @@ impl ValueLock {
         })
     }
 
-    #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+    #[pyo3(signature = (_type=None, _exception=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        _type: Option<&Bound<'_, PyAny>>,
+        _exception: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         self.give_back()
     }
 
@@ -164,10 +168,10 @@ fn assert_spawning(object: &Bound<'_, PyAny>) -> PyResult<()> {
 /// Where a value of a simple type, or an array of them, lies.
 #[pyclass(module = "bunshin._native", frozen)]
 pub(crate) struct Place {
-    block: Py<Block>,
     kind: Kind,
-    /// How many there are, in an array.
-    len: usize,
+    row: Row,
+    /// Keeps the memory from being used for something else.
+    _block: Py<Block>,
     /// Makes the ctypes object when it is asked for.
     make: Py<PyAny>,
 }
@@ -184,17 +188,11 @@ impl Place {
         make: Py<PyAny>,
     ) -> Option<Self> {
         let kind = Kind::of(letter, item_size)?;
-        let bytes = len.checked_mul(item_size)?;
-        let fits = bytes
-            <= block
-                .get()
-                .memory()
-                .len()
-                .checked_sub(block.get().offset())?;
-        fits.then(|| Self {
-            block: block.clone().unbind(),
+        let (memory, offset) = (block.get().memory(), block.get().offset());
+        Some(Self {
             kind,
-            len,
+            row: Row::new(memory, offset, kind.size(), len).ok()?,
+            _block: block.clone().unbind(),
             make,
         })
     }
@@ -317,46 +315,41 @@ impl SynchronizedBase {
         }
     }
 
-    /// The memory and the offset of the item at `index`, and its kind.
+    /// The items, if they are for here.
     #[inline]
-    fn item(&self, index: usize) -> Option<(&SharedMemory, usize, Kind)> {
-        let place = self.place.as_ref()?.get();
-        let block = place.block.get();
-        (index < place.len).then(|| {
-            let offset = block.offset() + index * place.kind.size();
-            (block.memory(), offset, place.kind)
-        })
+    fn place(&self) -> Option<&Place> {
+        self.place.as_ref().map(Py::get)
     }
 
-    /// The bits of the item at `index`, and its kind; nothing if it is not for here.
+    /// The item at `index`, which is there.
     #[inline]
-    fn load(&self, py: Python<'_>, index: usize) -> PyResult<Option<(u64, Kind)>> {
-        let Some((memory, offset, kind)) = self.item(index) else {
-            return Ok(None);
-        };
-        let bits = self.locked(py, || kind.load(memory, offset))?;
-        Ok(Some((bits.map_err(|error| exception(&error))?, kind)))
+    fn load<'py>(
+        &self,
+        py: Python<'py>,
+        place: &Place,
+        index: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let bits = self.locked(py, || place.row.load(index))?;
+        place.kind.to_python(py, bits)
     }
 
-    /// Writes the item at `index`; says whether it did.
+    /// Writes the item at `index`, which is there; says whether it did.
     #[inline]
-    fn store(&self, index: usize, value: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some((memory, offset, kind)) = self.item(index) else {
-            return Ok(false);
-        };
+    fn store(&self, place: &Place, index: usize, value: &Bound<'_, PyAny>) -> PyResult<bool> {
         // Before the lock is taken: it may run Python code.
-        let Some(bits) = kind.bits(value) else {
+        let Some(bits) = place.kind.bits(value) else {
             return Ok(false);
         };
-        let stored = self.locked(value.py(), || kind.store(memory, offset, bits))?;
-        stored.map_err(|error| exception(&error))?;
+        self.locked(value.py(), || place.row.store(index, bits))?;
         Ok(true)
     }
+}
 
+impl Place {
     /// The index that an integer means in an array, if it is in it.
     #[inline]
     fn index(&self, key: &Bound<'_, PyAny>) -> Option<usize> {
-        let len = self.place.as_ref()?.get().len;
+        let len = self.row.len();
         let index: isize = key.cast_exact::<PyInt>().ok()?.extract().ok()?;
         let index = if index < 0 {
             len.checked_sub(index.unsigned_abs())?
@@ -368,14 +361,11 @@ impl SynchronizedBase {
 
     /// The items of a slice that lie side by side, and how many: first, count.
     fn span(&self, key: &Bound<'_, PyAny>) -> PyResult<Option<(usize, usize)>> {
-        let (Some(place), Ok(slice)) = (&self.place, key.cast::<PySlice>()) else {
-            return Ok(None);
-        };
-        let Ok(len) = isize::try_from(place.get().len) else {
+        let (Ok(slice), Ok(len)) = (key.cast::<PySlice>(), isize::try_from(self.row.len())) else {
             return Ok(None);
         };
         let indices = slice.indices(len)?;
-        let is_whole = indices.step == 1 && !place.get().kind.is_text();
+        let is_whole = indices.step == 1 && indices.slicelength > 0 && !self.kind.is_text();
         Ok(is_whole.then_some((indices.start.unsigned_abs(), indices.slicelength)))
     }
 }
@@ -478,8 +468,8 @@ impl SynchronizedValue {
     fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let whole = slf.as_super().get();
-        match whole.load(py, 0)? {
-            Some((bits, kind)) => kind.to_python(py, bits),
+        match whole.place() {
+            Some(place) => whole.load(py, place, 0),
             None => whole.locked_object(py, |object| object.getattr(pyo3::intern!(py, "value"))),
         }
     }
@@ -487,8 +477,10 @@ impl SynchronizedValue {
     #[setter]
     fn set_value(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let whole = slf.as_super().get();
-        if whole.store(0, value)? {
-            return Ok(());
+        if let Some(place) = whole.place() {
+            if whole.store(place, 0, value)? {
+                return Ok(());
+            }
         }
         let py = slf.py();
         whole.locked_object(py, |object| {
@@ -518,7 +510,7 @@ impl SynchronizedItems {
     fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {
         let whole = slf.as_super().get();
         match &whole.place {
-            Some(place) => Ok(place.get().len),
+            Some(place) => Ok(place.get().row.len()),
             None => whole.object(slf.py())?.len(),
         }
     }
@@ -529,20 +521,16 @@ impl SynchronizedItems {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let whole = slf.as_super().get();
-        if let Some(index) = whole.index(key) {
-            if let Some((bits, kind)) = whole.load(py, index)? {
-                return kind.to_python(py, bits);
+        if let Some(place) = whole.place() {
+            if let Some(index) = place.index(key) {
+                return whole.load(py, place, index);
             }
-        }
-        if let Some((first, count)) = whole.span(key)? {
-            if count == 0 {
-                return Ok(pyo3::types::PyList::empty(py).into_any());
-            }
-            if let Some((memory, offset, kind)) = whole.item(first) {
-                let mut bytes = vec![0; count * kind.size()];
+            if let Some((first, count)) = place.span(key)? {
+                let (memory, offset) = place.row.place(first);
+                let mut bytes = vec![0; count * place.kind.size()];
                 let read = whole.locked(py, || memory.read_at(offset, &mut bytes))?;
                 read.map_err(|error| exception(&error))?;
-                return Ok(kind.list(py, &bytes)?.into_any());
+                return Ok(place.kind.list(py, &bytes)?.into_any());
             }
         }
         whole.locked_object(py, |object| object.get_item(key))
@@ -555,17 +543,18 @@ impl SynchronizedItems {
     ) -> PyResult<()> {
         let py = slf.py();
         let whole = slf.as_super().get();
-        if let Some(index) = whole.index(key) {
-            if whole.store(index, value)? {
-                return Ok(());
-            }
-        }
-        if let Some((first, count)) = whole.span(key)? {
-            if let Some((memory, offset, kind)) = whole.item(first) {
+        if let Some(place) = whole.place() {
+            if let Some(index) = place.index(key) {
+                if whole.store(place, index, value)? {
+                    return Ok(());
+                }
+            } else if let Some((first, count)) = place.span(key)? {
+                let kind = place.kind;
                 let bytes = kind
                     .gather(value, count)
                     .or_else(|| kind.borrow(value, count));
                 if let Some(bytes) = bytes {
+                    let (memory, offset) = place.row.place(first);
                     let written = whole.locked(py, || memory.write_at(offset, &bytes))?;
                     return written.map_err(|error| exception(&error));
                 }

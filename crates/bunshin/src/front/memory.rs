@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::SharedMemory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::lock::{RawLock, Refused, Taken};
+use crate::shm::pinned::Pinned;
+pub use crate::shm::pinned::Row;
 use crate::shm::tracker;
 use crate::sys::named::Identity;
 use crate::sys::process;
@@ -34,8 +36,8 @@ pub enum Attempt {
 /// that is used as one is a lock of its own.
 #[derive(Clone, Debug)]
 pub struct MemoryLock {
-    memory: SharedMemory,
-    offset: usize,
+    lock: Pinned<RawLock>,
+    depth: Pinned<AtomicU32>,
 }
 
 impl MemoryLock {
@@ -44,23 +46,15 @@ impl MemoryLock {
     /// # Errors
     /// `InvalidInput` if there is no room for a lock there.
     pub fn at(memory: &SharedMemory, offset: usize) -> Result<Self> {
-        memory.word::<RawLock>(offset)?;
-        memory.word::<AtomicU32>(offset + DEPTH)?;
         Ok(Self {
-            memory: memory.clone(),
-            offset,
+            lock: Pinned::new(memory, offset)?,
+            depth: Pinned::new(memory, offset + DEPTH)?,
         })
     }
 
     /// The memory and the place.
     pub fn place(&self) -> (&SharedMemory, usize) {
-        (&self.memory, self.offset)
-    }
-
-    #[inline]
-    fn parts(&self) -> Result<(&RawLock, &AtomicU32)> {
-        let lock = self.memory.word::<RawLock>(self.offset)?;
-        Ok((lock, self.memory.word(self.offset + DEPTH)?))
+        self.lock.place()
     }
 
     /// Takes the lock if it is free or this thread's own.
@@ -91,7 +85,18 @@ impl MemoryLock {
 
     #[inline]
     fn acquire(&self, patience: Patience) -> Result<Attempt> {
-        let (lock, depth) = self.parts()?;
+        let (lock, depth) = (self.lock.get(), self.depth.get());
+        if lock.is_mine() {
+            let deeper = depth.load(Ordering::Relaxed).checked_add(1);
+            let deeper = deeper.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Busy,
+                    "this thread has taken the lock as often as can be counted",
+                )
+            })?;
+            depth.store(deeper, Ordering::Relaxed);
+            return Ok(Attempt::Taken);
+        }
         let taken = match patience {
             Patience::Never => lock.try_lock(),
             patience => lock.lock(patience.deadline()),
@@ -104,18 +109,7 @@ impl MemoryLock {
                     Taken::Abandoned => Attempt::Abandoned,
                 })
             }
-            Err(Refused::Own) => {
-                let deeper = depth.load(Ordering::Relaxed).checked_add(1);
-                let deeper = deeper.ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::Busy,
-                        "this thread has taken the lock as often as can be counted",
-                    )
-                })?;
-                depth.store(deeper, Ordering::Relaxed);
-                Ok(Attempt::Taken)
-            }
-            Err(Refused::Held) => Ok(Attempt::Unavailable),
+            Err(Refused::Held | Refused::Own) => Ok(Attempt::Unavailable),
             Err(Refused::Unsupported(error)) => Err(Error::os("take a lock", error)),
         }
     }
@@ -123,9 +117,7 @@ impl MemoryLock {
     /// Gives the lock back, once. Says whether this thread had it.
     #[inline]
     pub fn unlock(&self) -> bool {
-        let Ok((lock, depth)) = self.parts() else {
-            return false;
-        };
+        let (lock, depth) = (self.lock.get(), self.depth.get());
         if !lock.is_mine() {
             return false;
         }
@@ -142,17 +134,17 @@ impl MemoryLock {
     /// Whether this thread has the lock.
     #[inline]
     pub fn is_mine(&self) -> bool {
-        self.parts().is_ok_and(|(lock, _)| lock.is_mine())
+        self.lock.get().is_mine()
     }
 
     /// Whether anybody has the lock.
     pub fn is_taken(&self) -> bool {
-        self.parts().is_ok_and(|(lock, _)| !lock.is_free())
+        !self.lock.get().is_free()
     }
 
     /// Whether a thread of this process has the lock, so that the memory has to stay mapped.
     pub fn is_held_here(&self) -> bool {
-        self.parts().is_ok_and(|(lock, _)| lock.is_held_here())
+        self.lock.get().is_held_here()
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memory;
 pub(crate) mod owned;
+pub(crate) mod pinned;
 pub(crate) mod queue;
 mod region;
 pub(crate) mod ring;

@@ -62,7 +62,6 @@ impl Entry {
         }
     }
 
-
     fn message(&self, kind: u8) -> Vec<u8> {
         let mut bytes = vec![kind];
         bytes.extend(self.identity.device.to_ne_bytes());
@@ -176,8 +175,9 @@ pub(crate) fn bequeath(heir: u32) -> Result<bool> {
 /// Whether this process has made a name that it has not removed.
 pub(crate) fn is_watching() -> bool {
     let slot = TRACKER.lock().unwrap_or_else(PoisonError::into_inner);
-    slot.as_ref()
-        .is_some_and(|tracker| tracker.generation == thread::generation() && !tracker.names.is_empty())
+    slot.as_ref().is_some_and(|tracker| {
+        tracker.generation == thread::generation() && !tracker.names.is_empty()
+    })
 }
 
 fn with<R>(work: impl FnOnce(&mut Tracker) -> R) -> R {
@@ -233,7 +233,9 @@ impl Tracker {
         self.names.extend(own);
         if let Some((socket, _)) = &self.helper {
             // A helper that does not take it knows more names than there are, which is no harm.
-            let _ = gone.iter().all(|entry| send(socket, &entry.message(FORGET)));
+            let _ = gone
+                .iter()
+                .all(|entry| send(socket, &entry.message(FORGET)));
         }
     }
 
@@ -253,7 +255,11 @@ impl Tracker {
         let (left, own) = self.names.split_at(self.left);
         let watch = |entry: &Entry| send(&ours, &entry.message(WATCH));
         let is_told = left.iter().all(watch)
-            && (left.is_empty() || self.heir.iter().all(|heir| send(&ours, &heir.message(BEQUEATH))))
+            && (left.is_empty()
+                || self
+                    .heir
+                    .iter()
+                    .all(|heir| send(&ours, &heir.message(BEQUEATH))))
             && own.iter().all(watch);
         let new = (ours, process);
         if !is_told {
@@ -320,7 +326,12 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> ! {
             (control.as_fd(), Interest::Readable),
             (end.as_fd(), Interest::Readable),
         ];
-        watched.extend(known.heir.iter().map(|end| (end.as_fd(), Interest::Readable)));
+        watched.extend(
+            known
+                .heir
+                .iter()
+                .map(|end| (end.as_fd(), Interest::Readable)),
+        );
         let mut ready = Vec::new();
         let polled = socket::poll(&watched, None, &mut ready);
         if polled.is_err() || ready.get(1) == Some(&true) {
