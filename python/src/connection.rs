@@ -1,11 +1,13 @@
 //! Ends of pipes.
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bunshin::{Buffer, Receiver, Sender};
-use pyo3::exceptions::{PyOSError, PyValueError};
+use bunshin::front::Arrival;
+use bunshin::{Buffer, Receiver, Sender, TryRecvError, TrySendError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::buffer::{self, Borrowed};
 use crate::error::{exception, sending};
 use crate::payload::{self, Object, Payload};
+use crate::plain;
+
+/// Messages up to this size are sent without letting other threads run, if there is room.
+const SMALL_UP_TO: usize = 16 << 10;
 
 /// The engine's side of an end.
 #[derive(Serialize, Deserialize)]
@@ -58,6 +64,17 @@ impl Connection {
         }
     }
 
+    /// What this was, for somebody who is to be its only user.
+    pub(crate) fn give_up(&self) -> PyResult<Link> {
+        let link = self
+            .link
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        link.and_then(Arc::into_inner)
+            .ok_or_else(|| PyOSError::new_err("handle is closed, or in use"))
+    }
+
     fn link(&self) -> PyResult<Arc<Link>> {
         self.link
             .lock()
@@ -70,16 +87,76 @@ impl Connection {
         let link = self.link()?;
         let sender = link.sender()?;
         // What did not fit, or was not wanted, is dropped with the interpreter attached again.
-        let sent = py.detach(|| sender.send(payload));
+        let sent = match payload.alone() {
+            Some(bytes) => return send_alone(py, sender, bytes, true),
+            None => py.detach(|| sender.send(payload)),
+        };
         sent.map_err(|error| sending(&error.into()))
     }
 
-    fn receive(&self, py: Python<'_>) -> PyResult<Payload> {
+    fn receive(&self, py: Python<'_>) -> PyResult<Arrival<Payload>> {
         let link = self.link()?;
-        let receiver = link.receiver()?;
-        py.detach(|| receiver.recv())
-            .map_err(|error| exception(&error.into()))
+        receive(py, link.receiver()?)
     }
+}
+
+thread_local! {
+    /// Memory for small messages.
+    static SMALL: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Sends an object as bytes, if it is a small one of built-in types; whether it was.
+pub(crate) fn send_small(
+    sender: &Sender<Payload>,
+    object: &Bound<'_, PyAny>,
+    header: &[u8],
+    wait: bool,
+) -> PyResult<bool> {
+    let mut bytes = SMALL.take();
+    bytes.clear();
+    bytes.extend_from_slice(header);
+    let sent = if plain::dump(object, &mut bytes) {
+        send_alone(object.py(), sender, &bytes, wait).map(|()| true)
+    } else {
+        Ok(false)
+    };
+    SMALL.set(bytes);
+    sent
+}
+
+/// Sends bytes that nothing goes beside.
+pub(crate) fn send_alone(
+    py: Python<'_>,
+    sender: &Sender<Payload>,
+    bytes: &[u8],
+    wait: bool,
+) -> PyResult<()> {
+    if bytes.len() <= SMALL_UP_TO || !wait {
+        // Detaching costs more than this, and mostly there is room.
+        match sender.try_send_bytes(bytes) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(())) if wait => {}
+            Err(error) => return Err(sending(&error.into())),
+        }
+    }
+    py.detach(|| sender.send_bytes(bytes))
+        .map_err(|error| sending(&error))
+}
+
+/// Receives the next message; waits for it.
+pub(crate) fn receive(
+    py: Python<'_>,
+    receiver: &Receiver<Payload>,
+) -> PyResult<Arrival<Payload>> {
+    if receiver.has_message() {
+        match receiver.recv_either(false) {
+            Ok(found) => return Ok(found),
+            Err(TryRecvError::Empty) => {}
+            Err(error) => return Err(exception(&error.into())),
+        }
+    }
+    py.detach(|| receiver.recv_either(true))
+        .map_err(|error| exception(&error.into()))
 }
 
 /// The part of so many bytes that CPython's `offset` and `size` mean.
@@ -105,13 +182,16 @@ fn part(len: usize, offset: isize, size: Option<isize>) -> PyResult<std::ops::Ra
 impl Connection {
     /// Send a (picklable) object.
     fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.link()?.sender()?;
+        let link = self.link()?;
+        if send_small(link.sender()?, obj, &[], true)? {
+            return Ok(());
+        }
         self.send_payload(obj.py(), payload::pickle(obj)?)
     }
 
     /// Receive a (picklable) object.
     fn recv(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.receive(py)?.unpickle(py)
+        payload::unpickle(py, self.receive(py)?)
     }
 
     /// Send the bytes data from a bytes-like object.
@@ -141,7 +221,7 @@ impl Connection {
             Some(Ok(limit)) => limit,
             Some(Err(_)) => return Err(PyValueError::new_err("negative maxlength")),
         };
-        let bytes = self.receive(py)?.into_bytes(py)?;
+        let bytes = payload::into_bytes(py, self.receive(py)?)?;
         if bytes.len() > limit {
             // What is left of the stream would make no sense to this reader.
             self.close();
@@ -164,7 +244,7 @@ impl Connection {
         if from > len {
             return Err(PyValueError::new_err("offset too large"));
         }
-        let bytes: Buffer<u8> = self.receive(py)?.into_bytes(py)?;
+        let bytes: Buffer<u8> = payload::into_bytes(py, self.receive(py)?)?;
         if bytes.len() > len - from {
             let too_short = py.import("bunshin.context")?.getattr("BufferTooShort")?;
             return Err(PyErr::from_value(
@@ -207,7 +287,12 @@ impl Connection {
 
     /// Receives a descriptor, which is the caller's from then on.
     fn recv_handle(&self, py: Python<'_>) -> PyResult<RawFd> {
-        self.receive(py)?.into_handle()
+        match self.receive(py)? {
+            Arrival::Value(payload) => payload.into_handle(),
+            Arrival::Bytes(_) => Err(PyRuntimeError::new_err(
+                "expected a descriptor, and the message is none",
+            )),
+        }
     }
 
     /// Close the connection.

@@ -9,7 +9,7 @@ use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use bunshin::Buffer;
-use bunshin::front::{self, BufferRef};
+use bunshin::front::{self, Arrival, BufferRef, Bytes};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::buffer::{Borrowed, SharedBuffer};
 use crate::connection::{Connection, Link};
 use crate::error::exception;
+use crate::plain;
 
 /// Pickles up to this size are copied into a bytes object rather than lent.
 const COPIED_UP_TO: usize = 4 << 10;
@@ -289,7 +290,54 @@ pub(crate) fn handle(handle: OwnedFd) -> Payload {
     }
 }
 
+/// The object that came, in either way.
+pub(crate) fn unpickle(py: Python<'_>, arrival: Arrival<Payload>) -> PyResult<Py<PyAny>> {
+    match arrival {
+        Arrival::Value(payload) => payload.unpickle(py),
+        Arrival::Bytes(bytes) => unpickle_bytes(py, bytes),
+    }
+}
+
+/// The object whose pickle came alone.
+fn unpickle_bytes(py: Python<'_>, bytes: Bytes) -> PyResult<Py<PyAny>> {
+    let pickle = bytes.as_slice();
+    if let Some(object) = plain::load(py, pickle) {
+        return Ok(object.unbind());
+    }
+    let data = if pickle.len() <= COPIED_UP_TO {
+        PyBytes::new(py, pickle).into_any()
+    } else {
+        lend(py, bytes.into_buffer().map_err(|error| exception(&error))?)?
+    };
+    Ok(loads(py)?.call1((data,))?.unbind())
+}
+
+/// The bytes that came, in either way.
+pub(crate) fn into_bytes(py: Python<'_>, arrival: Arrival<Payload>) -> PyResult<Buffer<u8>> {
+    match arrival {
+        Arrival::Value(payload) => payload.into_bytes(py),
+        Arrival::Bytes(bytes) => bytes.into_buffer().map_err(|error| exception(&error)),
+    }
+}
+
+fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    LOADS.import(py, "pickle", "loads")
+}
+
 impl Payload {
+    /// Its bytes, if nothing goes beside them.
+    pub(crate) fn alone(&self) -> Option<&[u8]> {
+        match self {
+            Self::Leaving {
+                pickle,
+                buffers,
+                objects,
+            } if buffers.is_empty() && objects.is_empty() => Some(pickle.bytes()),
+            _ => None,
+        }
+    }
+
     /// The descriptor that was sent.
     pub(crate) fn into_handle(self) -> PyResult<RawFd> {
         let Self::Arrived { objects, .. } = self else {
@@ -315,8 +363,7 @@ impl Payload {
         else {
             return Err(PyValueError::new_err("the message has not been sent"));
         };
-        static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let loads = LOADS.import(py, "pickle", "loads")?;
+        let loads = loads(py)?;
         let data = lend(py, pickle)?;
         if buffers.is_empty() && objects.is_empty() {
             return Ok(loads.call1((data,))?.unbind());

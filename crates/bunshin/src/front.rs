@@ -19,6 +19,7 @@ pub use crate::sync::plain::{
 };
 use crate::codec::serde::{decode, encode};
 use crate::connection::Sender;
+pub use crate::connection::{Arrival, Bytes, Hub};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::run_hosted;
 use crate::queue::JoinableQueue;

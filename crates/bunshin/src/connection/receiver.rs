@@ -224,6 +224,11 @@ impl<T> Receiver<T> {
     pub(crate) fn untyped(&self) -> &untyped::Receiver {
         &self.inner
     }
+
+    /// What values of the right type are marked with.
+    pub(crate) fn tag(&self) -> u32 {
+        self.tag
+    }
 }
 
 impl<T: DeserializeOwned> Receiver<T> {

@@ -80,10 +80,13 @@ impl<T> Sender<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
-        let mut outgoing = Outgoing::new(Some(self.memory.heap.clone()));
-        self.inner
-            .send(RAW, bytes, &mut outgoing, Patience::Forever)
+        self.bytes(bytes, Patience::Forever)
             .map_err(|failure| Error::from(SendError::new((), failure)))
+    }
+
+    pub(super) fn bytes(&self, bytes: &[u8], patience: Patience) -> Result<(), Failure> {
+        let mut outgoing = Outgoing::new(Some(self.memory.heap.clone()));
+        self.inner.send(RAW, bytes, &mut outgoing, patience)
     }
 
     /// Whether the receiving end is closed, or its process is dead.
