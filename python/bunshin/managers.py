@@ -1,7 +1,950 @@
-"""Server processes that hold objects, and proxies to them: the interpreter's own module, under this name too."""
+"""Server processes that hold objects, and proxies to them.
 
-import sys
+The wire format is that of the interpreter's own `multiprocessing.managers`, so that either side
+may be that, over Unix and TCP sockets. Between two processes of this package on one machine
+calls go through shared memory.
+"""
 
-import multiprocessing.managers as _own
+import array
+import os
+import queue
+import socket
+import threading
+import time
+import types
 
-sys.modules[__name__] = _own
+from . import _native, _server, connection, context, pool, process, reduction, shared_memory, util
+from ._server import Server, SharedMemoryServer, public_methods
+from .context import get_spawning_popen
+from .process import AuthenticationString
+
+__all__ = ["BaseManager", "BaseProxy", "SharedMemoryManager", "SyncManager", "Token"]
+
+HAS_SHMEM = True
+
+
+def get_context(method=None):
+    """The context that managers start their servers with by default."""
+    return context._default_context.get_context(method)
+
+
+# -- names for objects
+
+
+class _Foreign:
+    """A name in the interpreter's own `multiprocessing.managers`, to be pickled."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __call__(self, *args):
+        raise TypeError("only to be pickled")
+
+    def __reduce__(self):
+        return getattr, (_ForeignModule(), self._name)
+
+
+class _ForeignModule:
+    def __reduce__(self):
+        return reduction._foreign_module, ("multiprocessing.managers",)
+
+
+class Token:
+    """Says which object of which server is meant."""
+
+    __slots__ = ("typeid", "address", "id")
+
+    def __init__(self, typeid, address, id):
+        self.typeid = typeid
+        self.address = address
+        self.id = id
+
+    def __getstate__(self):
+        return self.typeid, self.address, self.id
+
+    def __setstate__(self, state):
+        self.typeid, self.address, self.id = state
+
+    def __reduce__(self):
+        cls = _Foreign("Token") if reduction._peer.is_foreign else type(self)
+        return cls, self.__getstate__()
+
+    def __repr__(self):
+        return (
+            f"{type(self).__name__}(typeid={self.typeid!r}, "
+            f"address={self.address!r}, id={self.id!r})"
+        )
+
+
+# -- talking to servers
+
+
+class RemoteError(Exception):
+    """What went wrong in the server, as text."""
+
+    def __str__(self):
+        line = "-" * 75
+        return f"\n{line}\n{self.args[0]}{line}"
+
+
+def _outcome(kind, result):
+    """What an answer of a server's means, unless it is a proxy."""
+    if kind == _server.RETURN:
+        return result
+    if kind == _server.ERROR and isinstance(result, BaseException):
+        raise result
+    if kind == _server.UNSERIALIZABLE:
+        raise RemoteError(f"Unserializable message: {result}\n")
+    if kind == _server.TRACEBACK:
+        raise RemoteError(str(result))
+    raise ValueError(f"Unrecognized message type {kind!r}")
+
+
+def dispatch(c, id, methodname, args=(), kwds={}):
+    """Asks a server for something over a connection, and waits for the answer."""
+    c.send((id, methodname, args, kwds))
+    return _outcome(*c.recv())
+
+
+class _Descriptor:
+    def __init__(self, fd):
+        self._fd = fd
+
+    def detach(self):
+        return self._fd
+
+
+class _Access:
+    """This process's way to the server at an address."""
+
+    def __init__(self, address):
+        self.address = address
+        # Of each thread: what it calls over.
+        self.local = util.ForkAwareLocal()
+        #: Whether the server has no pipes to give; unknown at first.
+        self.is_plain = not isinstance(address, (str, bytes))
+
+    def ask(self, authkey, name, args=(), kwds={}):
+        """Asks the server itself for something."""
+        caller = getattr(self.local, "caller", None)
+        if caller is not None:
+            try:
+                kind, result = caller.call("", name, args, kwds)
+            except (EOFError, OSError):
+                # The next one at this address may be another server.
+                self.forget()
+            else:
+                return result if kind is None else _outcome(kind, result)
+        with connection.Client(self.address, authkey=authkey) as conn:
+            return dispatch(conn, None, name, args, kwds)
+
+    def call(self, authkey, ident, name, args, kwds):
+        """Calls a method of an object: what kind of answer, and the answer."""
+        caller = getattr(self.local, "caller", None)
+        if caller is None and not self.is_plain:
+            caller = self._share(authkey)
+        try:
+            if caller is not None:
+                kind, result = caller.call(ident, name, args, kwds)
+                return (_server.RETURN if kind is None else kind), result
+            conn = getattr(self.local, "connection", None)
+            if conn is None:
+                conn = self._connect(authkey)
+            conn.send((ident, name, args, kwds))
+            return conn.recv()
+        except (EOFError, OSError):
+            self.forget()
+            raise
+        except BaseException:
+            # The answer may be still to come, and would be taken for that to the next call.
+            if caller is None or not caller.is_open:
+                self.forget()
+            raise
+
+    def _connect(self, authkey):
+        name = process.current_process().name
+        if threading.current_thread().name != "MainThread":
+            name += "|" + threading.current_thread().name
+        conn = connection.Client(self.address, authkey=authkey)
+        dispatch(conn, None, "accept_connection", (name,))
+        self.local.connection = conn
+        return conn
+
+    def _share(self, authkey):
+        with connection.Client(self.address, authkey=authkey) as conn:
+            conn.send((None, "accept_shared", (), {}))
+            kind, result = conn.recv()
+            if kind != _server.RETURN:
+                # A server of another make.
+                self.is_plain = True
+                return None
+            packed, count = result
+            with _socket_of(conn) as door:
+                handles = reduction.recvfds(door, count)
+        pipe = _native.unpack(packed, [_Descriptor(fd) for fd in handles])
+        self.local.caller = _native.Caller(pipe)
+        return self.local.caller
+
+    def forget(self):
+        """Ends this thread's connections."""
+        for name in ("caller", "connection"):
+            kept = self.local.__dict__.pop(name, None)
+            if kept is not None:
+                kept.close()
+
+
+def _socket_of(conn):
+    return socket.socket(fileno=os.dup(conn.fileno()))
+
+
+_accesses = {}
+_accesses_lock = util.ForkAwareThreadLock()
+
+
+def _access(address):
+    with _accesses_lock:
+        if address not in _accesses:
+            _accesses[address] = _Access(address)
+        return _accesses[address]
+
+
+# -- managers
+
+
+class State:
+    """Where a manager is in its life."""
+
+    __slots__ = ("value",)
+    INITIAL, STARTED, SHUTDOWN = range(3)
+
+
+class BaseManager:
+    """Starts a server with objects of registered types, or connects to one."""
+
+    _registry = {}
+    _Server = Server
+
+    def __init__(
+        self, address=None, authkey=None, serializer="pickle", ctx=None, *, shutdown_timeout=1.0
+    ):
+        if authkey is None:
+            authkey = process.current_process().authkey
+        if serializer != "pickle":
+            raise ValueError(f"unknown serializer: {serializer!r}")
+        self._address = address
+        self._authkey = AuthenticationString(authkey)
+        self._serializer = serializer
+        self._ctx = ctx or get_context()
+        self._shutdown_timeout = shutdown_timeout
+        self._state = State()
+        self._state.value = State.INITIAL
+
+    def _check_initial(self):
+        if self._state.value == State.STARTED:
+            raise context.ProcessError("Already started server")
+        if self._state.value == State.SHUTDOWN:
+            raise context.ProcessError("Manager has shut down")
+
+    def get_server(self):
+        """The server, to be run in this process."""
+        self._check_initial()
+        return self._Server(self._registry, self._address, self._authkey, self._serializer)
+
+    def connect(self):
+        """Connects to a server that is there."""
+        _access(self._address).ask(self._authkey, "dummy")
+        self._state.value = State.STARTED
+
+    def start(self, initializer=None, initargs=()):
+        """Starts a process that is the server; `initializer` is called in it first."""
+        self._check_initial()
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        reader, writer = connection.Pipe(duplex=False)
+        self._process = self._ctx.Process(
+            target=type(self)._run_server,
+            args=(
+                self._registry,
+                self._address,
+                bytes(self._authkey),
+                self._serializer,
+                writer,
+                initializer,
+                initargs,
+            ),
+        )
+        ident = ":".join(map(str, self._process._identity))
+        self._process.name = f"{type(self).__name__}-{ident}"
+        with reader:
+            try:
+                self._process.start()
+            finally:
+                writer.close()
+            is_started, told = reader.recv()
+        if not is_started:
+            self._process.join()
+            raise RemoteError(told)
+        self._address = told
+        self._state.value = State.STARTED
+        self.shutdown = util.Finalize(
+            self,
+            type(self)._finalize_manager,
+            args=(self._process, told, self._authkey, self._state, self._shutdown_timeout),
+            exitpriority=0,
+        )
+
+    @classmethod
+    def _run_server(
+        cls, registry, address, authkey, serializer, writer, initializer=None, initargs=()
+    ):
+        _server.run(
+            cls._Server, registry, address, authkey, serializer, writer, initializer, initargs
+        )
+
+    @staticmethod
+    def _finalize_manager(process, address, authkey, state, shutdown_timeout):
+        if process.is_alive():
+            util.info("telling a manager's server to end")
+            try:
+                with connection.Client(address, authkey=authkey) as conn:
+                    dispatch(conn, None, "shutdown")
+            except Exception:
+                # It may have ended meanwhile; if it has not, it is ended.
+                pass
+            process.join(timeout=shutdown_timeout)
+            if process.is_alive():
+                util.info("a manager's server is still there, and is ended")
+                process.terminate()
+                process.join(timeout=shutdown_timeout)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+        state.value = State.SHUTDOWN
+        with _accesses_lock:
+            access = _accesses.pop(address, None)
+        if access is not None:
+            access.forget()
+
+    def _create(self, typeid, /, *args, **kwds):
+        """Has the server make an object; gives its token and its methods."""
+        if self._state.value != State.STARTED:
+            raise AssertionError("server not yet started")
+        made, exposed = _access(self._address).ask(
+            self._authkey, "create", (typeid, *args), kwds
+        )
+        return Token(typeid, self._address, made), exposed
+
+    def join(self, timeout=None):
+        """Waits for the server's process to end."""
+        if self._process is not None:
+            self._process.join(timeout)
+            if not self._process.is_alive():
+                self._process = None
+
+    def _debug_info(self):
+        return _access(self._address).ask(self._authkey, "debug_info")
+
+    def _number_of_objects(self):
+        return _access(self._address).ask(self._authkey, "number_of_objects")
+
+    def __enter__(self):
+        if self._state.value == State.INITIAL:
+            self.start()
+        if self._state.value != State.STARTED:
+            if self._state.value == State.INITIAL:
+                raise context.ProcessError("Unable to start server")
+            raise context.ProcessError("Manager has shut down")
+        return self
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        self.shutdown()
+
+    @property
+    def address(self):
+        """The address of the server."""
+        return self._address
+
+    @classmethod
+    def register(
+        cls,
+        typeid,
+        callable=None,
+        proxytype=None,
+        exposed=None,
+        method_to_typeid=None,
+        create_method=True,
+    ):
+        """Has servers of this class know a type, and managers have a method that makes such
+        objects and gives proxies to them."""
+        if "_registry" not in cls.__dict__:
+            cls._registry = cls._registry.copy()
+        proxytype = proxytype or AutoProxy
+        exposed = exposed or getattr(proxytype, "_exposed_", None)
+        method_to_typeid = method_to_typeid or getattr(proxytype, "_method_to_typeid_", None)
+        for key, value in (method_to_typeid or {}).items():
+            if type(key) is not str or type(value) is not str:
+                raise TypeError(f"method_to_typeid wants names, not {key!r} and {value!r}")
+        cls._registry[typeid] = (callable, exposed, method_to_typeid, proxytype)
+        if not create_method:
+            return
+
+        def make(self, /, *args, **kwds):
+            token, exposed = self._create(typeid, *args, **kwds)
+            return _made(proxytype, token, self._serializer, self, self._authkey, exposed)
+
+        make.__name__ = typeid
+        setattr(cls, typeid, make)
+
+
+def _made(proxytype, token, serializer, manager, authkey, exposed):
+    """A proxy to an object that was just made, and that refers to itself until then."""
+    proxy = proxytype(token, serializer, manager=manager, authkey=authkey, exposed=exposed)
+    _access(token.address).ask(authkey, "decref", (token.id,))
+    return proxy
+
+
+# -- proxies
+
+
+class ProcessLocalSet(set):
+    """A set that is empty in a copy of this process."""
+
+    def __init__(self):
+        util.register_after_fork(self, lambda obj: obj.clear())
+
+    def __reduce__(self):
+        return type(self), ()
+
+
+class BaseProxy:
+    """Stands for an object of a server's, and calls its methods."""
+
+    def __init__(
+        self,
+        token,
+        serializer,
+        manager=None,
+        authkey=None,
+        exposed=None,
+        incref=True,
+        manager_owned=False,
+    ):
+        self._token = token
+        self._id = token.id
+        self._serializer = serializer
+        self._manager = manager
+        own = _own_server(token.address)
+        if own is not None:
+            self._authkey = own.authkey
+        elif authkey is not None:
+            self._authkey = AuthenticationString(authkey)
+        elif manager is not None:
+            self._authkey = manager._authkey
+        else:
+            self._authkey = process.current_process().authkey
+        self._access = _access(token.address)
+        if incref:
+            self._incref()
+        util.register_after_fork(self, BaseProxy._after_fork)
+
+    def _incref(self):
+        own = _own_server(self._token.address)
+        if own is not None:
+            own.incref(_OWN, self._id)
+        else:
+            self._access.ask(self._authkey, "incref", (self._id,))
+        state = self._manager._state if self._manager is not None else None
+        self._close = util.Finalize(
+            self,
+            BaseProxy._decref,
+            args=(self._token, self._authkey, state, self._access),
+            exitpriority=10,
+        )
+
+    @staticmethod
+    def _decref(token, authkey, state, access):
+        if state is not None and state.value != State.STARTED:
+            return
+        own = _own_server(token.address)
+        try:
+            if own is not None:
+                own.decref(_OWN, token.id)
+            else:
+                access.ask(authkey, "decref", (token.id,))
+        except Exception as error:
+            # There is no server any more, and no object.
+            util.debug("a reference could not be given back: %s", error)
+
+    def _after_fork(self):
+        self._manager = None
+        try:
+            self._incref()
+        except Exception as error:
+            util.info("a proxy in a copy of its process has no object: %s", error)
+
+    def _callmethod(self, methodname, args=(), kwds={}):
+        """Calls a method of the object, and gives its result, which may be a proxy."""
+        kind, result = self._access.call(self._authkey, self._id, methodname, args, kwds)
+        if kind == _server.RETURN:
+            return result
+        if kind == _server.PROXY:
+            return self._proxy_of(*result)
+        return _outcome(kind, result)
+
+    def _proxy_of(self, exposed, token):
+        token = Token(token.typeid, self._token.address, token.id)
+        registry = self._manager._registry if self._manager is not None else None
+        if registry is None or token.typeid not in registry:
+            registry = SyncManager._registry
+        proxytype = registry[token.typeid][-1] if token.typeid in registry else AutoProxy
+        return _made(proxytype, token, self._serializer, self._manager, self._authkey, exposed)
+
+    def _getvalue(self):
+        """A copy of the object."""
+        return self._callmethod("#GETVALUE")
+
+    def __reduce__(self):
+        kwds = {}
+        if get_spawning_popen() is not None:
+            kwds["authkey"] = bytes(self._authkey)
+        rebuild, function = RebuildProxy, type(self)
+        if getattr(self, "_isauto", False):
+            function = AutoProxy
+            kwds["exposed"] = self._exposed_
+        if reduction._peer.is_foreign:
+            rebuild = _Foreign("RebuildProxy")
+            if function.__module__ == __name__:
+                function = _Foreign(function.__name__)
+        return rebuild, (function, self._token, self._serializer, kwds)
+
+    def __deepcopy__(self, memo):
+        return self._getvalue()
+
+    def __repr__(self):
+        return f"<{type(self).__name__} object, typeid {self._token.typeid!r} at {id(self):#x}>"
+
+    def __str__(self):
+        try:
+            return self._callmethod("__repr__")
+        except Exception:
+            return repr(self)[:-1] + "; '__str__()' failed>"
+
+
+def _own_server(address):
+    """The server that this process is, if it is the one at that address."""
+    server = getattr(process.current_process(), "_manager_server", None)
+    return server if server is not None and server.address == address else None
+
+
+#: Who refers to objects of this process's own server.
+_OWN = _server._Asking(_server._Session(None, None), None)
+
+
+def RebuildProxy(func, token, serializer, kwds):
+    """The proxy that was pickled."""
+    token = Token(token.typeid, token.address, token.id)
+    incref = kwds.pop("incref", True)
+    # A child that is being unpickled takes over references; in others the proxy is a new one.
+    return func(token, serializer, incref=incref, **kwds)
+
+
+_proxy_types = {}
+
+
+def MakeProxyType(name, exposed):
+    """A type of proxies that have these methods."""
+    key = name, tuple(exposed)
+    if key not in _proxy_types:
+        methods = {method: _method(method) for method in exposed}
+        made = type(name, (BaseProxy,), methods)
+        made._exposed_ = tuple(exposed)
+        _proxy_types[key] = made
+    return _proxy_types[key]
+
+
+def _method(name):
+    def call(self, /, *args, **kwds):
+        return self._callmethod(name, args, kwds)
+
+    call.__name__ = name
+    return call
+
+
+def AutoProxy(
+    token,
+    serializer,
+    manager=None,
+    authkey=None,
+    exposed=None,
+    incref=True,
+    manager_owned=False,
+):
+    """A proxy that has the object's public methods."""
+    if authkey is None:
+        authkey = manager._authkey if manager is not None else process.current_process().authkey
+    if exposed is None:
+        own = _own_server(token.address)
+        if own is not None:
+            exposed = own.get_methods(None, token)
+        else:
+            exposed = _access(token.address).ask(authkey, "get_methods", (token,))
+        exposed = tuple(sorted(exposed))
+    made = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
+    proxy = made(token, serializer, manager=manager, authkey=authkey, incref=incref)
+    proxy._isauto = True
+    return proxy
+
+
+# -- what is registered with every `SyncManager`
+
+
+class Namespace:
+    """An object with the attributes that it is given."""
+
+    def __init__(self, /, **kwds):
+        self.__dict__.update(kwds)
+
+    def __repr__(self):
+        shown = sorted(item for item in self.__dict__.items() if item[0][0] != "_")
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown)})"
+
+
+class Value:
+    """An object with a value."""
+
+    def __init__(self, typecode, value, lock=True):
+        self._typecode = typecode
+        self._value = value
+
+    def get(self):
+        return self._value
+
+    def set(self, value):
+        self._value = value
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self._typecode!r}, {self._value!r})"
+
+    value = property(get, set)
+
+
+def Array(typecode, sequence, lock=True):
+    """An array of numbers of one type."""
+    return array.array(typecode, sequence)
+
+
+class IteratorProxy(BaseProxy):
+    """Stands for an iterator, or a generator."""
+
+    _exposed_ = ("__next__", "send", "throw", "close")
+
+    def __iter__(self):
+        return self
+
+    def __next__(self, *args):
+        return self._callmethod("__next__", args)
+
+    def send(self, *args):
+        return self._callmethod("send", args)
+
+    def throw(self, *args):
+        return self._callmethod("throw", args)
+
+    def close(self, *args):
+        return self._callmethod("close", args)
+
+
+class AcquirerProxy(BaseProxy):
+    """Stands for a lock or a semaphore."""
+
+    _exposed_ = ("acquire", "release")
+
+    def acquire(self, blocking=True, timeout=None):
+        args = (blocking,) if timeout is None else (blocking, timeout)
+        return self._callmethod("acquire", args)
+
+    def release(self):
+        return self._callmethod("release")
+
+    def __enter__(self):
+        return self._callmethod("acquire")
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        return self._callmethod("release")
+
+
+class ConditionProxy(AcquirerProxy):
+    """Stands for a condition."""
+
+    _exposed_ = ("acquire", "release", "wait", "notify", "notify_all")
+
+    def wait(self, timeout=None):
+        return self._callmethod("wait", (timeout,))
+
+    def notify(self, n=1):
+        return self._callmethod("notify", (n,))
+
+    def notify_all(self):
+        return self._callmethod("notify_all")
+
+    def wait_for(self, predicate, timeout=None):
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (result := predicate()):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+        return result
+
+
+class EventProxy(BaseProxy):
+    """Stands for an event."""
+
+    _exposed_ = ("is_set", "set", "clear", "wait")
+
+    def is_set(self):
+        return self._callmethod("is_set")
+
+    def set(self):
+        return self._callmethod("set")
+
+    def clear(self):
+        return self._callmethod("clear")
+
+    def wait(self, timeout=None):
+        return self._callmethod("wait", (timeout,))
+
+
+class BarrierProxy(BaseProxy):
+    """Stands for a barrier."""
+
+    _exposed_ = ("__getattribute__", "wait", "abort", "reset")
+
+    def wait(self, timeout=None):
+        return self._callmethod("wait", (timeout,))
+
+    def abort(self):
+        return self._callmethod("abort")
+
+    def reset(self):
+        return self._callmethod("reset")
+
+    @property
+    def parties(self):
+        return self._callmethod("__getattribute__", ("parties",))
+
+    @property
+    def n_waiting(self):
+        return self._callmethod("__getattribute__", ("n_waiting",))
+
+    @property
+    def broken(self):
+        return self._callmethod("__getattribute__", ("broken",))
+
+
+class NamespaceProxy(BaseProxy):
+    """Stands for a namespace; names that begin with an underscore are the proxy's own."""
+
+    _exposed_ = ("__getattribute__", "__setattr__", "__delattr__")
+
+    def __getattr__(self, key):
+        if key[0] == "_":
+            return object.__getattribute__(self, key)
+        return object.__getattribute__(self, "_callmethod")("__getattribute__", (key,))
+
+    def __setattr__(self, key, value):
+        if key[0] == "_":
+            return object.__setattr__(self, key, value)
+        return object.__getattribute__(self, "_callmethod")("__setattr__", (key, value))
+
+    def __delattr__(self, key):
+        if key[0] == "_":
+            return object.__delattr__(self, key)
+        return object.__getattribute__(self, "_callmethod")("__delattr__", (key,))
+
+
+class ValueProxy(BaseProxy):
+    """Stands for a value."""
+
+    _exposed_ = ("get", "set")
+
+    def get(self):
+        return self._callmethod("get")
+
+    def set(self, value):
+        return self._callmethod("set", (value,))
+
+    value = property(get, set)
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+
+def _like(name, exposed, method_to_typeid=None):
+    """A type of proxies as `MakeProxyType` makes them, to be found in this module."""
+    methods = {method: _method(method) for method in exposed}
+    made = type(name, (BaseProxy,), {**methods, "__module__": __name__})
+    made._exposed_ = tuple(exposed)
+    if method_to_typeid:
+        made._method_to_typeid_ = method_to_typeid
+    return made
+
+
+BaseListProxy = _like(
+    "BaseListProxy",
+    "__add__ __contains__ __delitem__ __getitem__ __imul__ __len__ __mul__ __reversed__ __rmul__ "
+    "__setitem__ append clear copy count extend index insert pop remove reverse sort".split(),
+)
+
+
+class ListProxy(BaseListProxy):
+    """Stands for a list."""
+
+    def __iadd__(self, value):
+        self._callmethod("extend", (value,))
+        return self
+
+    def __imul__(self, value):
+        self._callmethod("__imul__", (value,))
+        return self
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+
+BaseDictProxy = _like(
+    "BaseDictProxy",
+    "__contains__ __delitem__ __getitem__ __ior__ __iter__ __len__ __or__ __reversed__ __ror__ "
+    "__setitem__ clear copy fromkeys get items keys pop popitem setdefault update values".split(),
+    {"__iter__": "Iterator", "__reversed__": "Iterator"},
+)
+
+
+class DictProxy(BaseDictProxy):
+    """Stands for a dict."""
+
+    def __ior__(self, value):
+        self._callmethod("__ior__", (value,))
+        return self
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+
+BaseSetProxy = _like(
+    "BaseSetProxy",
+    "__and__ __contains__ __iand__ __ior__ __isub__ __iter__ __ixor__ __len__ __or__ __rand__ "
+    "__ror__ __rsub__ __rxor__ __sub__ __xor__ __ge__ __gt__ __le__ __lt__ add clear copy "
+    "difference difference_update discard intersection intersection_update isdisjoint issubset "
+    "issuperset pop remove symmetric_difference symmetric_difference_update union "
+    "update".split(),
+    {"__iter__": "Iterator"},
+)
+
+
+class SetProxy(BaseSetProxy):
+    """Stands for a set."""
+
+    def __ior__(self, value):
+        self._callmethod("__ior__", (value,))
+        return self
+
+    def __iand__(self, value):
+        self._callmethod("__iand__", (value,))
+        return self
+
+    def __ixor__(self, value):
+        self._callmethod("__ixor__", (value,))
+        return self
+
+    def __isub__(self, value):
+        self._callmethod("__isub__", (value,))
+        return self
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+
+ArrayProxy = _like("ArrayProxy", ("__len__", "__getitem__", "__setitem__"))
+
+BasePoolProxy = _like(
+    "BasePoolProxy",
+    "apply apply_async close imap imap_unordered join map map_async starmap starmap_async "
+    "terminate".split(),
+    {
+        "apply_async": "AsyncResult",
+        "map_async": "AsyncResult",
+        "starmap_async": "AsyncResult",
+        "imap": "Iterator",
+        "imap_unordered": "Iterator",
+    },
+)
+
+
+class PoolProxy(BasePoolProxy):
+    """Stands for a pool of workers."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        self.terminate()
+
+
+class SyncManager(BaseManager):
+    """A manager of the types that processes share most."""
+
+
+SyncManager.register("Queue", queue.Queue)
+SyncManager.register("JoinableQueue", queue.Queue)
+SyncManager.register("Event", threading.Event, EventProxy)
+SyncManager.register("Lock", threading.Lock, AcquirerProxy)
+SyncManager.register("RLock", threading.RLock, AcquirerProxy)
+SyncManager.register("Semaphore", threading.Semaphore, AcquirerProxy)
+SyncManager.register("BoundedSemaphore", threading.BoundedSemaphore, AcquirerProxy)
+SyncManager.register("Condition", threading.Condition, ConditionProxy)
+SyncManager.register("Barrier", threading.Barrier, BarrierProxy)
+SyncManager.register("Pool", pool.Pool, PoolProxy)
+SyncManager.register("list", list, ListProxy)
+SyncManager.register("dict", dict, DictProxy)
+SyncManager.register("set", set, SetProxy)
+SyncManager.register("Value", Value, ValueProxy)
+SyncManager.register("Array", Array, ArrayProxy)
+SyncManager.register("Namespace", Namespace, NamespaceProxy)
+SyncManager.register("Iterator", proxytype=IteratorProxy, create_method=False)
+SyncManager.register("AsyncResult", create_method=False)
+
+# What views of a dict are pickled as.
+for _view in (type({}.keys()), type({}.values()), type({}.items())):
+    reduction.register(_view, lambda view: (list, (list(view),)))
+
+
+class SharedMemoryManager(BaseManager):
+    """A manager that removes the shared memory it has made when it ends."""
+
+    _Server = SharedMemoryServer
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        util.debug("%s created by pid %d", type(self).__name__, os.getpid())
+
+    def __del__(self):
+        util.debug("%s.__del__ by pid %d", type(self).__name__, os.getpid())
+
+    def _track(self, made, name):
+        try:
+            _access(self._address).ask(self._authkey, "track_segment", (name,))
+        except BaseException:
+            made.unlink()
+            raise
+        return made
+
+    def SharedMemory(self, size):
+        """Makes shared memory of that size."""
+        segment = shared_memory.SharedMemory(None, create=True, size=size)
+        return self._track(segment, segment.name)
+
+    def ShareableList(self, sequence):
+        """Makes a list in shared memory."""
+        made = shared_memory.ShareableList(sequence)
+        try:
+            return self._track(made.shm, made.shm.name) and made
+        except BaseException:
+            made.shm.close()
+            raise

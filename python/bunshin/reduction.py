@@ -1,26 +1,64 @@
-"""Pickling for other processes: the interpreter's own reducers, and what messages need.
+"""Pickling for other processes: reducers, and what messages need.
 
 Objects are pickled with protocol 5 and their buffers beside them; what pickle cannot name
-(lambdas, closures, functions of a notebook) is pickled by value.
+(lambdas, closures, functions of a notebook) is pickled by value. Descriptors go along with a
+message where it can take them, and are asked for where it cannot.
 """
 
 import collections
 import copyreg
+import importlib
+import io
 import os
+import pickle
+import socket
+import threading
 import weakref
-from multiprocessing import context as _context
+from abc import ABCMeta
 from multiprocessing import reduction as _own
-from multiprocessing.reduction import *  # noqa: F403
-from multiprocessing.reduction import ForkingPickler
 from pickle import PicklingError
 
-from . import _native
+from . import _native, context
 
-__all__ = list(_own.__all__)
+__all__ = [
+    "DupFd",
+    "ForkingPickler",
+    "dump",
+    "recv_handle",
+    "recvfds",
+    "register",
+    "send_handle",
+    "sendfds",
+]
+
+HAVE_SEND_HANDLE = True
 
 
 def __getattr__(name):
     return getattr(_own, name)
+
+
+class ForkingPickler(_own.ForkingPickler):
+    """A pickler with reducers of its own: those registered here, and with the interpreter's."""
+
+    _extra_reducers = collections.ChainMap({}, _own.ForkingPickler._extra_reducers)
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.dispatch_table = _Reducers()
+
+    @classmethod
+    def register(cls, type, reduce):
+        """Has objects of that type be pickled by `reduce`."""
+        cls._extra_reducers[type] = reduce
+
+
+register = ForkingPickler.register
+
+
+def dump(obj, file, protocol=None):
+    """Pickles an object to a file, with these reducers."""
+    ForkingPickler(file, protocol).dump(obj)
 
 
 class _Reducers(dict):
@@ -34,9 +72,13 @@ class _Reducers(dict):
 
 
 def _make_pickler(sink, keep_buffer):
-    pickler = ForkingPickler(sink, 5, True, lambda buffer: keep_buffer(buffer))
+    pickler = _MessagePickler(sink, 5, True, lambda buffer: keep_buffer(buffer))
     pickler.dispatch_table = _Reducers()
     return pickler
+
+
+class _MessagePickler(_own.ForkingPickler):
+    """What messages of this package's pipes are pickled with."""
 
 
 def _cannot_be_named(error):
@@ -50,8 +92,6 @@ def _dump_by_value(obj, error):
     """Pickles what `error` says that pickle cannot."""
     if not _cannot_be_named(error):
         raise error
-    import io
-
     import cloudpickle
 
     buffers = []
@@ -65,25 +105,116 @@ def _dump_by_value(obj, error):
     return sink.getvalue(), [buffer.raw() for buffer in buffers]
 
 
+# -- peers that may have no other `multiprocessing` than the interpreter's own
+
+
+class _Peer(threading.local):
+    #: Whether this thread is pickling for such a peer.
+    is_foreign = False
+
+
+_peer = _Peer()
+
+
+def _dumps_for_any_peer(obj):
+    before, _peer.is_foreign = _peer.is_foreign, True
+    try:
+        return ForkingPickler.dumps(obj)
+    finally:
+        _peer.is_foreign = before
+
+
+def _ours(module):
+    return "bunshin.managers" if module == "multiprocessing.managers" else module
+
+
+# What such a peer finds a module by, and what it is found by here.
+_foreign_module = importlib.import_module
+
+
+def _import_ours(module):
+    return importlib.import_module(_ours(module))
+
+
+class _AnyPeerUnpickler(pickle.Unpickler):
+    """Takes what such a peer means by its own names for what is meant by them here."""
+
+    def find_class(self, module, name):
+        if (module, name) == ("importlib", "import_module"):
+            return _import_ours
+        return super().find_class(_ours(module), name)
+
+
+def _loads_from_any_peer(data):
+    if b"multiprocessing.managers" in data:
+        return _AnyPeerUnpickler(io.BytesIO(data)).load()
+    return pickle.loads(data)
+
+
+# -- descriptors
+
+
+def DupFd(fd):
+    """A copy of a descriptor, to be pickled."""
+    popen = context.get_spawning_popen()
+    if _native.in_message():
+        return _native.Descriptor(fd)
+    if popen is not None:
+        return popen.DupFd(popen.duplicate_for_child(fd))
+    from . import resource_sharer
+
+    return resource_sharer.DupFd(fd)
+
+
+def sendfds(sock, fds):
+    """Sends descriptors over a Unix socket."""
+    socket.send_fds(sock, [bytes([len(fds) % 256])], fds)
+
+
+def recvfds(sock, size):
+    """Receives so many descriptors over a Unix socket."""
+    message, fds, flags, _ = socket.recv_fds(sock, 1, size)
+    if not message:
+        raise EOFError
+    if flags & socket.MSG_CTRUNC or len(fds) != size or message[0] != size % 256:
+        for fd in fds:
+            os.close(fd)
+        raise RuntimeError(f"expected {size} descriptors, and got {len(fds)}")
+    return fds
+
+
 def send_handle(conn, handle, destination_pid):
     """Sends a descriptor over a connection."""
     if isinstance(conn, _native.Connection):
         conn.send_handle(handle)
-    else:
-        _own.send_handle(conn, handle, destination_pid)
+        return
+    with socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sendfds(sock, [handle])
 
 
 def recv_handle(conn):
     """Receives a descriptor over a connection."""
     if isinstance(conn, _native.Connection):
         return conn.recv_handle()
-    return _own.recv_handle(conn)
+    with socket.fromfd(conn.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        return recvfds(sock, 1)[0]
+
+
+def _reduce_socket(sock):
+    return _rebuild_socket, (DupFd(sock.fileno()), sock.family, sock.type, sock.proto)
+
+
+def _rebuild_socket(fd, family, type, proto):
+    return socket.socket(family, type, proto, fileno=fd.detach())
+
+
+register(socket.socket, _reduce_socket)
 
 
 def _send_descriptors(descriptors):
     """Hands descriptors over to whoever unpickles what is being pickled."""
-    popen = _context.get_spawning_popen()
-    duplicates = [_own.DupFd(descriptor) for descriptor in descriptors]
+    popen = context.get_spawning_popen()
+    duplicates = [DupFd(descriptor) for descriptor in descriptors]
     if popen is None:
         # Those who share them have copies.
         for descriptor in descriptors:
@@ -92,3 +223,14 @@ def _send_descriptors(descriptors):
         # A child of the interpreter's own, which inherits them when it is started.
         weakref.finalize(popen, lambda: [os.close(descriptor) for descriptor in descriptors])
     return duplicates
+
+
+class AbstractReducer(metaclass=ABCMeta):
+    """What a context's `reducer` can be made from: this module's functions, to be replaced."""
+
+    ForkingPickler = ForkingPickler
+    register = register
+    dump = dump
+    send_handle = send_handle
+    recv_handle = recv_handle
+    DupFd = DupFd

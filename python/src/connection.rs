@@ -1,7 +1,8 @@
 //! Ends of pipes.
 
 use std::cell::Cell;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ impl Link {
 #[pyclass(module = "bunshin.connection", weakref, frozen)]
 pub(crate) struct Connection {
     link: Mutex<Option<Arc<Link>>>,
+    /// A message that was too long for whoever wanted it has gone lost.
+    is_deaf: AtomicBool,
 }
 
 /// Takes over a descriptor that Python has given up.
@@ -61,6 +64,7 @@ impl Connection {
     pub(crate) fn new(link: Arc<Link>) -> Self {
         Self {
             link: Mutex::new(Some(link)),
+            is_deaf: AtomicBool::new(false),
         }
     }
 
@@ -96,7 +100,14 @@ impl Connection {
 
     fn receive(&self, py: Python<'_>) -> PyResult<Arrival<Payload>> {
         let link = self.link()?;
-        receive(py, link.receiver()?)
+        receive(py, self.receiver(&link)?)
+    }
+
+    fn receiver<'a>(&self, link: &'a Link) -> PyResult<&'a Receiver<Payload>> {
+        if self.is_deaf.load(Ordering::Relaxed) {
+            return Err(PyOSError::new_err("connection is write-only"));
+        }
+        link.receiver()
     }
 }
 
@@ -224,7 +235,11 @@ impl Connection {
         let bytes = payload::into_bytes(py, self.receive(py)?)?;
         if bytes.len() > limit {
             // What is left of the stream would make no sense to this reader.
-            self.close();
+            if self.writable() {
+                self.is_deaf.store(true, Ordering::Relaxed);
+            } else {
+                self.close();
+            }
             return Err(PyOSError::new_err("bad message length"));
         }
         Ok(PyBytes::new(py, &bytes))
@@ -259,7 +274,7 @@ impl Connection {
     #[pyo3(signature = (timeout=Some(0.0)))]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let link = self.link()?;
-        let receiver = link.receiver()?;
+        let receiver = self.receiver(&link)?;
         let timeout = timeout.map_or(Duration::MAX, |seconds| {
             Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
         });
@@ -317,7 +332,7 @@ impl Connection {
     /// True if the connection is readable.
     #[getter]
     fn readable(&self) -> bool {
-        self.link().is_ok_and(|link| link.receiver().is_ok())
+        self.link().is_ok_and(|link| self.receiver(&link).is_ok())
     }
 
     /// True if the connection is writable.
@@ -354,4 +369,16 @@ pub(crate) fn pipe(py: Python<'_>, duplex: bool) -> PyResult<(Py<Connection>, Py
     };
     let end = |link| Py::new(py, Connection::new(Arc::new(link)));
     Ok((end(first)?, end(second)?))
+}
+
+/// A connection as bytes and descriptors, for somebody to [`unpack`](payload::unpack).
+#[pyfunction]
+pub(crate) fn pack(
+    py: Python<'_>,
+    connection: &Bound<'_, Connection>,
+) -> PyResult<(Py<PyBytes>, Vec<RawFd>)> {
+    let object = Object::Connection(connection.get().link()?);
+    let (bytes, handles) = bunshin::front::pack(&object).map_err(|error| exception(&error))?;
+    let handles = handles.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    Ok((PyBytes::new(py, &bytes).unbind(), handles))
 }

@@ -32,7 +32,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(buffer::rebuffer, module)?)?;
     module.add_class::<payload::Sink>()?;
     module.add_function(wrap_pyfunction!(connection::pipe, module)?)?;
+    module.add_function(wrap_pyfunction!(connection::pack, module)?)?;
     module.add_function(wrap_pyfunction!(payload::arrived, module)?)?;
+    module.add_function(wrap_pyfunction!(payload::in_message, module)?)?;
     module.add_function(wrap_pyfunction!(payload::unpack, module)?)?;
     module.add_function(wrap_pyfunction!(fork::before_fork, module)?)?;
     module.add_function(wrap_pyfunction!(fork::after_fork_in_child, module)?)?;

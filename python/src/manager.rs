@@ -75,10 +75,12 @@ impl Caller {
         kwds: &Bound<'py, PyDict>,
     ) -> PyResult<(Option<Py<PyAny>>, Py<PyAny>)> {
         let wire = self.wire()?;
-        let called = Self::called(py, &wire, ident, method, args, kwds);
-        if called.is_err() {
+        let mut is_asked = false;
+        let called = Self::called(py, &wire, (ident, method, args, kwds), &mut is_asked);
+        if called.is_err() && is_asked {
             // An answer that nobody waited for must not be taken for the next one's.
-            locked(&self.0).take();
+            let wire = locked(&self.0).take();
+            drop(wire);
         }
         called
     }
@@ -87,16 +89,25 @@ impl Caller {
         let wire = locked(&self.0).take();
         drop(wire);
     }
+
+    /// Whether it can be called.
+    #[getter]
+    fn is_open(&self) -> bool {
+        locked(&self.0).is_some()
+    }
 }
 
 impl Caller {
     fn called<'py>(
         py: Python<'py>,
         wire: &Wire,
-        ident: &Bound<'py, PyString>,
-        method: &Bound<'py, PyString>,
-        args: &Bound<'py, PyAny>,
-        kwds: &Bound<'py, PyDict>,
+        (ident, method, args, kwds): (
+            &Bound<'py, PyString>,
+            &Bound<'py, PyString>,
+            &Bound<'py, PyAny>,
+            &Bound<'py, PyDict>,
+        ),
+        is_asked: &mut bool,
     ) -> PyResult<(Option<Py<PyAny>>, Py<PyAny>)> {
         let is_sent = kwds.is_empty() && {
             let (ident, method) = (ident.to_str()?, method.to_str()?);
@@ -115,9 +126,11 @@ impl Caller {
             }
         };
         if !is_sent {
+            // Where this fails, nothing has gone.
             let request = (ident, method, args, kwds).into_pyobject(py)?;
             send(py, wire, &request, true)?;
         }
+        *is_asked = true;
         match connection::receive(py, wire.receiver())? {
             Arrival::Bytes(bytes) => {
                 let Some((&REPLY, pickle)) = bytes.as_slice().split_first() else {

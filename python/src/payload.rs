@@ -461,6 +461,12 @@ impl Descriptor {
     }
 }
 
+/// Whether this thread is pickling a message, which takes descriptors along.
+#[pyfunction]
+pub(crate) fn in_message() -> bool {
+    LEAVING.with_borrow(|stack| !stack.is_empty())
+}
+
 /// The object with that number in the message that this thread is unpickling.
 #[pyfunction]
 pub(crate) fn arrived(py: Python<'_>, index: usize) -> PyResult<Py<PyAny>> {
