@@ -25,6 +25,11 @@
 //! owner links it; between the swap of the word and the link, `pending` names it. It also
 //! does while a thread sleeps, so that one that is killed after it has been woken, and before
 //! it has the lock, does not take the wake-up along: the kernel then wakes the next.
+//!
+//! The kernel does not if the lock has an owner by then, who overtook the one that was woken, and
+//! who knows of no sleeper: the waiters bit is set again by the woken one only. Nor does it know of
+//! one that is stopped (`SIGSTOP`) after it was woken. Sleepers therefore also look again by
+//! themselves now and then, as `futex_wait` returns before a second has passed.
 
 use std::io;
 use std::time::Instant;

@@ -145,14 +145,13 @@ pub(crate) fn is_own_thread(tid: u32) -> bool {
     tid != 0
 }
 
-/// With a deadline, the time runs out at once.
+/// With a deadline, the time runs out at once; otherwise as [`doze`].
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
-    call();
     if deadline.is_some() {
+        call();
         return true;
     }
-    sleep(word, expected, || false);
-    call();
+    doze(word, expected, None);
     false
 }
 
@@ -184,12 +183,12 @@ fn wake(word: &AtomicU32, count: u32) -> u32 {
     count - left
 }
 
-/// As [`futex_wait`]; after each call of [`seconds_pass`], a thread that dozes looks again once.
+/// After each call of [`seconds_pass`], a thread that dozes looks again once.
 pub(crate) fn doze(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
-    if deadline.is_some() {
-        return futex_wait(word, expected, deadline);
-    }
     call();
+    if deadline.is_some() {
+        return true;
+    }
     sleep(word, expected, is_late);
     call();
     let is_late = is_late();

@@ -94,6 +94,29 @@ fn loom_lock_outlives_a_waiter() {
     }
 }
 
+/// Whoever is woken may be overtaken, and killed before it has asked to be woken again: then the
+/// one who overtook it knows of no sleeper, and the next one finds out by itself.
+#[test]
+fn loom_lock_outlives_a_waiter_that_was_overtaken() {
+    for kill_at in 0..13 {
+        explore(2, move || {
+            let guarded = Arc::new(Guarded::default());
+            system::run(3, None, || {
+                let taken = guarded.lock.lock(None).unwrap();
+                let killed = guarded.thread(1, Some(kill_at));
+                let waiting = guarded.thread(2, None);
+                guarded.change(taken);
+                if let Ok(taken) = guarded.lock.try_lock() {
+                    guarded.change(taken);
+                }
+                killed.join().unwrap();
+                system::seconds_pass();
+                waiting.join().unwrap();
+            });
+        });
+    }
+}
+
 #[test]
 fn loom_lock_is_not_lost_on_who_gives_up() {
     explore(3, || {

@@ -233,17 +233,25 @@ pub(crate) fn ticks() -> u64 {
     }
 }
 
+/// Why a sleep on a word has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slept {
+    /// It was woken, or the word has another value, or for no reason.
+    Well,
+    /// The time ran out.
+    TooLong,
+    /// The program wants an interruption.
+    Interrupted,
+}
+
 /// Sleeps while the word holds `expected`, or until the deadline.
-///
-/// Returns whether the time ran out, or the program wants an interruption; may return early for
-/// no reason.
-pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
+fn sleep_on(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Slept {
     let timeout = match deadline {
         None => None,
         Some(deadline) => {
             let left = deadline.saturating_duration_since(Instant::now());
             if left == Duration::ZERO {
-                return true;
+                return Slept::TooLong;
             }
             Some(futex::Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -253,9 +261,23 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Insta
     };
     // Shared between processes, hence without the PRIVATE flag.
     match futex::wait(word, futex::Flags::empty(), expected, timeout.as_ref()) {
-        Err(rustix::io::Errno::TIMEDOUT) => true,
-        Err(rustix::io::Errno::INTR) => interrupt::is_wanted(),
-        _ => false,
+        Err(rustix::io::Errno::TIMEDOUT) => Slept::TooLong,
+        Err(rustix::io::Errno::INTR) if interrupt::is_wanted() => Slept::Interrupted,
+        _ => Slept::Well,
+    }
+}
+
+/// Sleeps while the word holds `expected`, or until the deadline.
+///
+/// Returns whether the time ran out, or the program wants an interruption; may return early for
+/// no reason, and does when it is time to look again, as in [`doze`].
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
+    let soon = Instant::now() + LOOK_AGAIN;
+    match deadline {
+        Some(deadline) if deadline <= soon => {
+            sleep_on(word, expected, Some(deadline)) != Slept::Well
+        }
+        _ => sleep_on(word, expected, Some(soon)) == Slept::Interrupted,
     }
 }
 
@@ -273,7 +295,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(800);
 pub(crate) fn doze(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
     let soon = Instant::now() + LOOK_AGAIN;
     let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-    if !futex_wait(word, expected, Some(until)) {
+    if sleep_on(word, expected, Some(until)) == Slept::Well {
         return false;
     }
     // A signal that came just before the sleep has not ended it.
