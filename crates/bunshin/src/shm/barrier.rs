@@ -44,15 +44,13 @@ use std::time::Instant;
 use super::atomic::{AtomicU32, Ordering};
 use super::gate::{ALL, Gate};
 use super::layout::{BARRIER_HEAD, BARRIER_PLACE, BARRIER_PLACES, Kind};
+use super::linger::{Spin, Whence};
 use super::lock::{RawLock, Refused, Taken};
 use super::segment::{Segment, Shared};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Parties at most.
 pub(crate) const MOST_PARTIES: u32 = 65536;
-
-/// Looks before a party goes to sleep.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 100 };
 
 const FILLING: u32 = 0;
 const ACTING: u32 = 1;
@@ -74,7 +72,8 @@ struct Head {
     n_parties: AtomicU32,
     state: AtomicU32,
     n_arrived: AtomicU32,
-    _unused: super::atomic::Unused,
+    /// Where somebody arrived last.
+    whence: Whence,
 }
 
 #[repr(C)]
@@ -119,6 +118,7 @@ pub(crate) struct SharedBarrier {
     segment: Arc<Segment>,
     /// Copied out once and checked.
     n_parties: u32,
+    spin: Spin,
 }
 
 impl SharedBarrier {
@@ -128,7 +128,11 @@ impl SharedBarrier {
         let segment = Segment::create(Kind::Barrier, len)?;
         let head = segment.at::<Head>(BARRIER_HEAD);
         head.n_parties.store(n_parties, Ordering::Release);
-        Ok(Self { segment, n_parties })
+        Ok(Self {
+            segment,
+            n_parties,
+            spin: Spin::default(),
+        })
     }
 
     /// Maps what came in a message.
@@ -143,7 +147,11 @@ impl SharedBarrier {
                 format!("a barrier of {n_parties} parties has room for {room}"),
             ));
         }
-        Ok(Self { segment, n_parties })
+        Ok(Self {
+            segment,
+            n_parties,
+            spin: Spin::default(),
+        })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -213,6 +221,7 @@ impl SharedBarrier {
                 return Err(Stopped::TimedOut);
             }
             if let Some(place) = self.claim()? {
+                head.whence.note();
                 place.told.store(WAIT, Ordering::SeqCst);
                 head.n_arrived.store(index + 1, Ordering::SeqCst);
                 if is_last {
@@ -337,11 +346,10 @@ impl Party<'_> {
     /// Waits until all are there, or until the deadline, which breaks the barrier.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> Result<(), Stopped> {
         let barrier = self.barrier;
-        for _ in 0..SPINS {
-            if let Some(verdict) = self.verdict() {
-                return verdict;
-            }
-            std::hint::spin_loop();
+        let spin = &barrier.spin;
+        spin.linger(&barrier.head().whence, deadline, || self.told() != WAIT);
+        if let Some(verdict) = self.verdict() {
+            return verdict;
         }
         loop {
             let entered = barrier.head().gate.enter();

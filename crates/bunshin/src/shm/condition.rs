@@ -51,6 +51,7 @@ use std::time::Instant;
 use super::atomic::{AtomicU32, AtomicU64, Ordering, Unused};
 use super::gate::{ALL, Gate, is_over};
 use super::layout::{CONDITION_HEAD, CONDITION_PLACE, CONDITION_PLACES, Kind};
+use super::linger::{Spin, Whence};
 use super::lock::{RawLock, Refused, Taken};
 use super::segment::{Segment, Shared};
 use super::system;
@@ -71,7 +72,8 @@ struct Head {
     n_used: AtomicU32,
     /// Where the next notifier begins.
     turn: AtomicU32,
-    _unused: Unused,
+    /// Where somebody notified last.
+    whence: Whence,
     /// The order given out last.
     order: AtomicU64,
     /// Whoever has this order or a lower one has been notified.
@@ -100,6 +102,7 @@ unsafe impl Shared for Place {}
 #[derive(Clone, Debug)]
 pub(crate) struct SharedCondition {
     segment: Arc<Segment>,
+    spin: Spin,
 }
 
 impl SharedCondition {
@@ -108,6 +111,7 @@ impl SharedCondition {
     pub(crate) fn create() -> Result<Self> {
         Ok(Self {
             segment: Segment::create(Kind::Condition, Self::LEN)?,
+            spin: Spin::default(),
         })
     }
 
@@ -115,6 +119,7 @@ impl SharedCondition {
     pub(crate) fn attach(fd: OwnedFd) -> Result<Self> {
         Ok(Self {
             segment: Segment::attach(fd, Kind::Condition, Self::LEN)?,
+            spin: Spin::default(),
         })
     }
 
@@ -169,6 +174,7 @@ impl SharedCondition {
 
     /// Notifies `n` waiters, or as many as there are.
     pub(crate) fn notify(&self, n: u32) {
+        self.head().whence.note();
         self.look_for_the_dead();
         self.ring(n);
         self.call_the_crowd();
@@ -177,6 +183,7 @@ impl SharedCondition {
     /// Notifies all who wait now.
     pub(crate) fn notify_all(&self) {
         let head = self.head();
+        head.whence.note();
         let upto = head.order.load(Ordering::SeqCst);
         // From here on all of them are notified, whatever becomes of this thread.
         head.all_upto.fetch_max(upto, Ordering::SeqCst);
@@ -318,11 +325,16 @@ impl Waiter<'_> {
     }
 
     fn sleep_at(&self, place: &Place, order: u64, deadline: Option<Instant>) -> bool {
+        let (head, spin) = (self.condition.head(), &self.condition.spin);
+        spin.linger(&head.whence, deadline, || {
+            place.bell.load(Ordering::SeqCst) != WAITING
+                || order <= head.all_upto.load(Ordering::SeqCst)
+        });
         loop {
             if place.bell.load(Ordering::SeqCst) != WAITING {
                 return true;
             }
-            if order <= self.condition.head().all_upto.load(Ordering::SeqCst) {
+            if order <= head.all_upto.load(Ordering::SeqCst) {
                 // Its notifier has not come so far, and may never.
                 SharedCondition::ring_one(place);
                 return true;

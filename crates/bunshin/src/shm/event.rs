@@ -26,7 +26,8 @@ use std::time::Instant;
 
 use super::atomic::{AtomicU32, Ordering};
 use super::gate::{ALL, is_over};
-use super::layout::{EVENT, Kind};
+use super::layout::{EVENT, EVENT_WHENCE, Kind};
+use super::linger::{Spin, Whence};
 use super::segment::Segment;
 use super::system;
 use crate::error::Result;
@@ -35,13 +36,11 @@ const SET: u32 = 1;
 const SLEEPERS: u32 = 2;
 const ONE: u32 = 4;
 
-/// Looks before a thread goes to sleep.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 100 };
-
 /// An event in a segment of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedEvent {
     segment: Arc<Segment>,
+    spin: Spin,
 }
 
 impl SharedEvent {
@@ -50,6 +49,7 @@ impl SharedEvent {
     pub(crate) fn create() -> Result<Self> {
         Ok(Self {
             segment: Segment::create(Kind::Event, Self::LEN)?,
+            spin: Spin::default(),
         })
     }
 
@@ -57,6 +57,7 @@ impl SharedEvent {
     pub(crate) fn attach(fd: OwnedFd) -> Result<Self> {
         Ok(Self {
             segment: Segment::attach(fd, Kind::Event, Self::LEN)?,
+            spin: Spin::default(),
         })
     }
 
@@ -69,6 +70,11 @@ impl SharedEvent {
         self.segment.at(EVENT)
     }
 
+    /// Where it was set last.
+    fn whence(&self) -> &Whence {
+        self.segment.at(EVENT_WHENCE)
+    }
+
     #[inline]
     pub(crate) fn is_set(&self) -> bool {
         self.word().load(Ordering::Acquire) & SET != 0
@@ -77,6 +83,7 @@ impl SharedEvent {
     #[inline]
     pub(crate) fn set(&self) {
         let word = self.word();
+        self.whence().note();
         let mut seen = word.load(Ordering::Relaxed);
         loop {
             // Set once more where it is set already: what was written before is then seen by
@@ -124,15 +131,16 @@ impl SharedEvent {
     pub(crate) fn wait_since(&self, came: u32, deadline: Option<Instant>) -> bool {
         let word = self.word();
         let mut seen = word.load(Ordering::Acquire);
-        for _ in 0..SPINS {
-            if seen & SET != 0 || seen / ONE != came {
-                return true;
-            }
-            std::hint::spin_loop();
-            seen = word.load(Ordering::Acquire);
+        let has_come = |seen: u32| seen & SET != 0 || seen / ONE != came;
+        if has_come(seen) {
+            return true;
+        }
+        let look = || has_come(word.load(Ordering::Acquire));
+        if self.spin.linger(self.whence(), deadline, look) {
+            return true;
         }
         loop {
-            if seen & SET != 0 || seen / ONE != came {
+            if has_come(seen) {
                 return true;
             }
             let asleep = seen | SLEEPERS;
@@ -144,10 +152,10 @@ impl SharedEvent {
                     continue;
                 }
             }
-            let is_over = system::doze(word, asleep, deadline) && is_over(deadline);
+            let is_late = system::doze(word, asleep, deadline) && is_over(deadline);
             seen = word.load(Ordering::Acquire);
-            if is_over {
-                return seen & SET != 0 || seen / ONE != came;
+            if is_late {
+                return has_come(seen);
             }
         }
     }

@@ -74,6 +74,8 @@ pub(crate) const CONDITION_PLACE: usize = 64;
 
 /// Where an event's words lie.
 pub(crate) const EVENT: usize = 64;
+/// Where it was set last.
+pub(crate) const EVENT_WHENCE: usize = 68;
 
 /// Where a barrier's head lies.
 pub(crate) const BARRIER_HEAD: usize = 64;

@@ -270,6 +270,10 @@ pub(crate) fn pause() {
     loom::thread::yield_now();
 }
 
+pub(crate) fn give_way() {
+    pause();
+}
+
 pub(crate) fn cpu() -> u32 {
     0
 }

@@ -10,6 +10,7 @@ pub(crate) mod event;
 pub(crate) mod gate;
 pub(crate) mod heap;
 pub(crate) mod layout;
+pub(crate) mod linger;
 pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memory;

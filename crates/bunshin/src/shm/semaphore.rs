@@ -36,6 +36,7 @@ use std::time::Instant;
 use super::atomic::{AtomicU32, Ordering};
 use super::gate::Gate;
 use super::layout::{Kind, SEMAPHORE_HEAD, SEMAPHORE_PLACE, SEMAPHORE_PLACES};
+use super::linger::{Spin, Whence};
 use super::lock::{RawLock, Refused, Taken};
 use super::segment::{Segment, Shared};
 use super::system;
@@ -48,22 +49,21 @@ pub(crate) const MOST_PLACES: u32 = if cfg!(loom) { 2 } else { 4096 };
 /// Permits at most.
 pub(crate) const MOST_PERMITS: u32 = i32::MAX as u32;
 
-/// Looks for a permit before going to sleep for one.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 100 };
-
 #[repr(C)]
 #[derive(Debug, Default)]
 struct Head {
     gate: Gate,
-    /// Where a permit was left last.
+    /// The place at which a permit was left last.
     hint: AtomicU32,
     n_places: AtomicU32,
     loose: AtomicU32,
     most_loose: AtomicU32,
+    /// Where a permit was left last.
+    whence: Whence,
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Head>() == 20);
+const _: () = assert!(size_of::<Head>() == 24);
 
 // SAFETY: atomics only, without padding.
 unsafe impl Shared for Head {}
@@ -74,6 +74,7 @@ pub(crate) struct SharedSemaphore {
     segment: Arc<Segment>,
     /// Copied out once and checked.
     n_places: u32,
+    spin: Spin,
 }
 
 impl SharedSemaphore {
@@ -88,6 +89,7 @@ impl SharedSemaphore {
         let semaphore = Self {
             segment: Segment::create(Kind::Semaphore, len)?,
             n_places,
+            spin: Spin::default(),
         };
         for index in value..n_places {
             semaphore.place(index).make_absent();
@@ -113,7 +115,11 @@ impl SharedSemaphore {
                 format!("a semaphore of {n_places} places has room for {room}"),
             ));
         }
-        Ok(Self { segment, n_places })
+        Ok(Self {
+            segment,
+            n_places,
+            spin: Spin::default(),
+        })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -178,14 +184,18 @@ impl SharedSemaphore {
         &self,
         deadline: Option<Instant>,
     ) -> io::Result<Option<(Permit<'_>, Taken)>> {
-        for spin in 0..=SPINS {
-            // A look at all places is dear where there are many.
-            if spin == 0 || self.may_have_some() {
-                if let Some(acquired) = self.try_acquire()? {
-                    return Ok(Some(acquired));
+        let mut acquired = self.try_acquire();
+        if matches!(acquired, Ok(None)) {
+            self.spin.linger(&self.head().whence, deadline, || {
+                // A look at all places is dear where there are many.
+                if self.may_have_some() {
+                    acquired = self.try_acquire();
                 }
-            }
-            std::hint::spin_loop();
+                !matches!(acquired, Ok(None))
+            });
+        }
+        if !matches!(acquired, Ok(None)) {
+            return acquired;
         }
         loop {
             let entered = self.head().gate.enter();
@@ -223,7 +233,7 @@ impl SharedSemaphore {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
             .is_ok();
         if released {
-            head.gate.open(1);
+            self.tell();
         }
         released
     }
@@ -236,6 +246,14 @@ impl SharedSemaphore {
         if head.hint.load(Ordering::Relaxed) != index {
             head.hint.store(index, Ordering::Relaxed);
         }
+        self.tell();
+    }
+
+    /// A permit is there for somebody.
+    #[inline]
+    fn tell(&self) {
+        let head = self.head();
+        head.whence.note();
         head.gate.open(1);
     }
 
@@ -309,7 +327,7 @@ impl Permit<'_> {
             }
             let loose = &self.semaphore.head().loose;
             loose.fetch_add(1, Ordering::SeqCst);
-            self.semaphore.head().gate.open(1);
+            self.semaphore.tell();
             return;
         };
         let place = self.semaphore.place(index);

@@ -244,23 +244,17 @@ enum Slept {
     Interrupted,
 }
 
-/// Sleeps while the word holds `expected`, or until the deadline.
-fn sleep_on(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Slept {
-    let timeout = match deadline {
-        None => None,
-        Some(deadline) => {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left == Duration::ZERO {
-                return Slept::TooLong;
-            }
-            Some(futex::Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            })
-        }
+/// Sleeps while the word holds `expected`, for so long at most.
+fn sleep_on(word: &AtomicU32, expected: u32, left: Duration) -> Slept {
+    if left == Duration::ZERO {
+        return Slept::TooLong;
+    }
+    let timeout = futex::Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
     };
     // Shared between processes, hence without the PRIVATE flag.
-    match futex::wait(word, futex::Flags::empty(), expected, timeout.as_ref()) {
+    match futex::wait(word, futex::Flags::empty(), expected, Some(&timeout)) {
         Err(rustix::io::Errno::TIMEDOUT) => Slept::TooLong,
         Err(rustix::io::Errno::INTR) if interrupt::is_wanted() => Slept::Interrupted,
         _ => Slept::Well,
@@ -272,12 +266,9 @@ fn sleep_on(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Slept
 /// Returns whether the time ran out, or the program wants an interruption; may return early for
 /// no reason, and does when it is time to look again, as in [`doze`].
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
-    let soon = Instant::now() + LOOK_AGAIN;
-    match deadline {
-        Some(deadline) if deadline <= soon => {
-            sleep_on(word, expected, Some(deadline)) != Slept::Well
-        }
-        _ => sleep_on(word, expected, Some(soon)) == Slept::Interrupted,
+    match time_left(deadline) {
+        left if left < LOOK_AGAIN => sleep_on(word, expected, left) != Slept::Well,
+        _ => sleep_on(word, expected, LOOK_AGAIN) == Slept::Interrupted,
     }
 }
 
@@ -293,13 +284,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(800);
 /// As [`futex_wait`], but never for longer than until it is time to look again. Returns whether
 /// that time or the deadline has come.
 pub(crate) fn doze(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> bool {
-    let soon = Instant::now() + LOOK_AGAIN;
-    let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-    if sleep_on(word, expected, Some(until)) == Slept::Well {
+    let left = time_left(deadline);
+    if sleep_on(word, expected, left.min(LOOK_AGAIN)) == Slept::Well {
         return false;
     }
     // A signal that came just before the sleep has not ended it.
-    if !interrupt::is_pending() && deadline.is_none_or(|deadline| until < deadline) {
+    if !interrupt::is_pending() && left > LOOK_AGAIN {
         interrupt::is_wanted();
     }
     true
@@ -309,6 +299,13 @@ pub(crate) fn doze(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -
 #[inline]
 pub(crate) fn is_interrupted() -> bool {
     interrupt::is_pending()
+}
+
+/// How much time there is; the clock is asked only where it has to be.
+fn time_left(deadline: Option<Instant>) -> Duration {
+    deadline.map_or(Duration::MAX, |deadline| {
+        deadline.saturating_duration_since(Instant::now())
+    })
 }
 
 /// `struct robust_list_head` of the kernel.
