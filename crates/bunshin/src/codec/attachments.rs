@@ -31,6 +31,8 @@ pub(crate) struct Outgoing {
     failed: Option<Error>,
     /// Buffers stay inside the bytes: whoever keeps those cannot keep a peer's blocks.
     is_plain: bool,
+    /// It leaves the machine: handles cannot.
+    is_far: bool,
     /// Handles before this one belong to other parts of the message.
     part: usize,
     /// Handles of this part that several values share, by what they lead to.
@@ -88,6 +90,13 @@ impl Outgoing {
     pub(crate) fn near_server(heap: Option<Arc<Heap>>, home: u64) -> Self {
         let mut outgoing = Self::new(heap);
         outgoing.home = home;
+        outgoing
+    }
+
+    /// For a message that the server `home` reads on another machine, or may: bytes alone.
+    pub(crate) fn over_network(home: u64) -> Self {
+        let mut outgoing = Self::to_server(None, home);
+        outgoing.is_far = true;
         outgoing
     }
 
@@ -197,6 +206,13 @@ impl Outgoing {
     }
 
     fn push(&mut self, handle: OwnedFd) -> Result<u32> {
+        if self.is_far {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a connection, a queue, a lock, shared memory, or another manager's proxy is a \
+                 handle of this machine's, and stays on it",
+            ));
+        }
         self.handles.push(handle);
         Ok((self.handles.len() - self.part) as u32 - 1)
     }

@@ -58,7 +58,7 @@ pub struct Listener {
     greetings: Turn<Vec<Greeting>>,
     last: Mutex<Option<Address>>,
     /// Removed when this is dropped.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
 }
 
 /// Makes a [`Listener`].
@@ -173,7 +173,7 @@ impl ListenerBuilder {
                         max_greetings: self.max_greetings,
                         greetings: Turn::new(Vec::new()),
                         last: Mutex::new(None),
-                        _file: file,
+                        file,
                     });
                 }
                 Err(error) => failed = Some(error),
@@ -235,8 +235,8 @@ impl SocketFile {
     }
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
+impl SocketFile {
+    fn remove(&self) {
         let is_ours = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
         if self.owner == std::process::id() && is_ours {
@@ -246,7 +246,20 @@ impl Drop for SocketFile {
     }
 }
 
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 impl Listener {
+    /// Removes the file of a Unix socket, while others may still be waiting in `accept`.
+    pub(crate) fn remove_file(&self) {
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+    }
+
     /// Begins to listen, without a key: everybody who can reach the address is taken.
     ///
     /// # Errors

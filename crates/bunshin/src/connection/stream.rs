@@ -79,6 +79,11 @@ impl<S, R> StreamConnection<S, R> {
         &self.link
     }
 
+    /// What carries the messages, and where its other end is.
+    pub(crate) fn into_link(self) -> (Link, Address) {
+        (self.link, self.peer)
+    }
+
     /// The same connection for values of other types.
     #[must_use]
     pub fn with_types<S2, R2>(self) -> StreamConnection<S2, R2> {

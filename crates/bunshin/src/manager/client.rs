@@ -15,7 +15,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,7 +23,9 @@ use serde::de::DeserializeOwned;
 use super::message::{
     FIELD, FOREVER, Hello, Op, REPLY, REQUEST, ReplyHead, Request, Status, field_head, kind_of,
 };
+use super::referent::Referent;
 use super::registry::lock;
+use super::remote::{Far, Route};
 use super::wire::Wire;
 use crate::codec::attachments::{Incoming, Outgoing};
 use crate::codec::serde::{decode, encode};
@@ -53,8 +55,8 @@ pub(super) fn new_number() -> u64 {
 /// This process as a client of one server.
 pub(super) struct Client {
     pub(super) id: u64,
-    generation: u32,
-    door: OwnedFd,
+    pub(super) generation: u32,
+    reach: Reach,
     idle: ManuallyDrop<Mutex<Vec<Connection>>>,
     /// Connections to threads that serve objects of the program's own.
     direct: ManuallyDrop<Mutex<Vec<Connection>>>,
@@ -64,12 +66,22 @@ pub(super) struct Client {
     unreleased: Mutex<Vec<u64>>,
     /// Whether there is anything in the two lists above.
     is_behind: AtomicBool,
-    leases: AtomicU64,
+    pub(super) leases: AtomicU64,
+}
+
+/// How its server is reached.
+enum Reach {
+    /// By a socket of this machine's.
+    Door(OwnedFd),
+    /// Over a network. (In a forked child, the connections are the parent's.)
+    Far(Box<ManuallyDrop<Option<Far>>>),
 }
 
 /// A connection, with memory that is used again.
 struct Connection {
     wire: Wire,
+    /// When it carried a call last, where that matters.
+    used: Option<Instant>,
     request: Vec<u8>,
     calls: u32,
 }
@@ -93,23 +105,84 @@ impl Client {
         let hello = Hello::Session.write(image::stamp());
         // A server that is gone is an error of the calls that follow.
         let _ = socket::send(theirs.as_fd(), &hello, &[session.as_fd()], true);
-        let client = Arc::new(Self {
+        let client = Self::new(id, Reach::Door(ours));
+        clients.retain(|_, client| client.strong_count() > 0);
+        clients.insert(id, Arc::downgrade(&client));
+        Ok(client)
+    }
+
+    /// This process as a client of a server over a network: by a session of its own, or by the
+    /// one that it has already for proxies from the same process.
+    pub(super) fn far(id: Option<u64>, route: Route) -> Result<Arc<Self>> {
+        let id = id.unwrap_or_else(new_number);
+        let known = || {
+            let clients = lock(&CLIENTS);
+            let client = clients.get(&id).and_then(Weak::upgrade);
+            client.filter(|client| client.generation == thread::generation())
+        };
+        if let Some(client) = known() {
+            return Ok(client);
+        }
+        // Without the lock, as it may take long.
+        let client = Self::new(
+            id,
+            Reach::Far(Box::new(ManuallyDrop::new(Some(Far::begin(route)?)))),
+        );
+        if let Some(earlier) = known() {
+            return Ok(earlier);
+        }
+        let mut clients = lock(&CLIENTS);
+        clients.retain(|_, client| client.strong_count() > 0);
+        clients.insert(id, Arc::downgrade(&client));
+        Ok(client)
+    }
+
+    fn new(id: u64, reach: Reach) -> Arc<Self> {
+        Arc::new(Self {
             id,
             generation: thread::generation(),
-            door: ours,
+            reach,
             idle: ManuallyDrop::default(),
             direct: ManuallyDrop::default(),
             late: ManuallyDrop::default(),
             unreleased: Mutex::default(),
             is_behind: AtomicBool::new(false),
             leases: AtomicU64::new(0),
-        });
-        clients.retain(|_, client| client.strong_count() > 0);
-        clients.insert(id, Arc::downgrade(&client));
-        Ok(client)
+        })
+    }
+
+    /// The way over a network, if that is how the server is reached.
+    pub(super) fn over_network(&self) -> Option<&Far> {
+        match &self.reach {
+            Reach::Far(far) => far.as_ref().as_ref(),
+            Reach::Door(_) => None,
+        }
+    }
+
+    /// The same client in a forked child.
+    pub(super) fn again(self: &Arc<Self>) -> Result<Arc<Self>> {
+        match &self.reach {
+            Reach::Door(door) => Self::at(self.id, || copy(door)),
+            Reach::Far(_) => {
+                let far = self.over_network().ok_or_else(disconnected)?;
+                Self::far(Some(self.id), far.route.clone())
+            }
+        }
     }
 
     fn connect(&self, is_direct: bool) -> Result<Connection> {
+        let door = match &self.reach {
+            Reach::Door(door) => door,
+            Reach::Far(_) => {
+                let far = self.over_network().ok_or_else(disconnected)?;
+                return Ok(Connection {
+                    wire: Wire::Far(Arc::new(far.connect(is_direct)?)),
+                    used: Some(Instant::now()),
+                    request: Vec::new(),
+                    calls: 0,
+                });
+            }
+        };
         let (wire, form, handles) = Wire::open()?;
         let hello = if is_direct {
             Hello::Direct(&form)
@@ -118,7 +191,7 @@ impl Client {
         };
         let bytes = hello.write(image::stamp());
         let handles: Vec<BorrowedFd<'_>> = handles.iter().map(AsFd::as_fd).collect();
-        socket::send(self.door.as_fd(), &bytes, &handles, true).map_err(|error| {
+        socket::send(door.as_fd(), &bytes, &handles, true).map_err(|error| {
             let error = Error::os("connect to a manager's server", error);
             if error.is_disconnected() {
                 disconnected()
@@ -128,6 +201,7 @@ impl Client {
         })?;
         Ok(Connection {
             wire,
+            used: None,
             request: Vec::new(),
             calls: 0,
         })
@@ -140,8 +214,8 @@ impl Client {
     /// Begins a request.
     #[inline]
     pub(super) fn ask(self: &Arc<Self>, op: Op, object: u64) -> Result<Ask> {
-        let is_direct = matches!(op, Op::Make | Op::Method | Op::Enter);
-        let connection = lock(self.pool(is_direct)).pop();
+        let is_direct = matches!(op, Op::Make | Op::Method | Op::Enter | Op::Serve);
+        let connection = self.take(is_direct);
         let mut connection = match connection {
             Some(connection) => connection,
             None => self.connect(is_direct)?,
@@ -149,11 +223,10 @@ impl Client {
         connection.calls = connection.calls.wrapping_add(1);
         connection.request.clear();
         connection.request.resize(REQUEST, 0);
-        let heap = Some(connection.wire.heap());
-        let outgoing = if is_direct {
-            Outgoing::near_server(heap, self.id)
-        } else {
-            Outgoing::to_server(heap, self.id)
+        let outgoing = match connection.wire.heap() {
+            None => Outgoing::over_network(self.id),
+            heap if is_direct => Outgoing::near_server(heap, self.id),
+            heap => Outgoing::to_server(heap, self.id),
         };
         Ok(Ask {
             client: Arc::clone(self),
@@ -169,7 +242,27 @@ impl Client {
         })
     }
 
-    fn give_back(&self, connection: Connection, is_direct: bool) {
+    /// A connection that waits for its next use.
+    #[inline]
+    fn take(&self, is_direct: bool) -> Option<Connection> {
+        let mut pool = lock(self.pool(is_direct));
+        let connection = pool.pop()?;
+        let Some(used) = connection.used else {
+            return Some(connection);
+        };
+        let idle = self.over_network().and_then(|far| far.idle);
+        if idle.is_none_or(|idle| used.elapsed() < idle) {
+            return Some(connection);
+        }
+        // The others have been there for longer.
+        pool.clear();
+        None
+    }
+
+    fn give_back(&self, mut connection: Connection, is_direct: bool) {
+        if connection.used.is_some() {
+            connection.used = Some(Instant::now());
+        }
         let mut pool = lock(self.pool(is_direct));
         if pool.len() < IDLE_MAX {
             pool.push(connection);
@@ -177,7 +270,7 @@ impl Client {
     }
 
     /// Lets go of an object, without waiting for anything.
-    fn release(self: &Arc<Self>, object: u64) {
+    pub(super) fn release(self: &Arc<Self>, object: u64) {
         let Ok(mut ask) = self.ask(Op::Release, object) else {
             // A server that is gone holds nothing.
             return;
@@ -216,8 +309,7 @@ impl Client {
             self.release(object);
         }
         let mut late = lock(&self.late);
-        let has_answer =
-            |(connection, _): &(Connection, u64)| connection.wire.receiver().side.ring.has_data();
+        let has_answer = |(connection, _): &(Connection, u64)| connection.wire.has_message();
         let (ready, rest): (Vec<_>, Vec<_>) = late.drain(..).partition(has_answer);
         if !rest.is_empty() {
             self.is_behind.store(true, Ordering::Relaxed);
@@ -261,8 +353,15 @@ impl Drop for Client {
             drop(std::mem::take(&mut *lock(&self.idle)));
             drop(std::mem::take(&mut *lock(&self.direct)));
             drop(std::mem::take(&mut *lock(&self.late)));
+            if let Reach::Far(far) = &mut self.reach {
+                drop(far.take());
+            }
         }
     }
+}
+
+fn copy(door: &OwnedFd) -> Result<OwnedFd> {
+    socket::duplicate(door.as_fd()).map_err(|error| Error::os("copy a manager's door", error))
 }
 
 pub(super) fn disconnected() -> Error {
@@ -270,6 +369,19 @@ pub(super) fn disconnected() -> Error {
         ErrorKind::Disconnected,
         "the manager's server is gone (shut down, or its process has ended)",
     )
+}
+
+/// Says which value it was that cannot leave the machine.
+#[cold]
+fn refused<T: ?Sized>(error: Error) -> Error {
+    if error.kind() != ErrorKind::Unsupported {
+        return error;
+    }
+    let what = format!(
+        "send a value of type {} to a manager",
+        std::any::type_name::<T>()
+    );
+    Error::because(ErrorKind::Unsupported, what, error)
 }
 
 fn failed(failure: Failure) -> Error {
@@ -358,7 +470,8 @@ impl Ask {
         request.extend_from_slice(&[0; FIELD]);
         self.outgoing.begin_part();
         let before = self.outgoing.handles.len();
-        encode(value, request, &mut self.outgoing)?;
+        let encoded = encode(value, request, &mut self.outgoing);
+        encoded.map_err(|error| refused::<T>(error))?;
         let len = request.len() - start - FIELD;
         let handles = self.outgoing.handles.len() - before;
         let head = field_head(len, self.outgoing.named.len(), handles)?;
@@ -613,120 +726,4 @@ impl Answer {
         let start = self.at + FIELD;
         Some((start..start + len, named, handles, start + len + 8 * named))
     }
-}
-
-/// What a proxy holds: a reference to an object, which ends with it.
-pub(super) struct Referent {
-    client: Arc<Client>,
-    object: u64,
-    /// The same in a forked child, which is a client of its own.
-    adopted: Mutex<Option<(u32, Arc<Referent>)>>,
-}
-
-impl Referent {
-    /// One that the server has counted already.
-    pub(super) fn held(client: &Arc<Client>, object: u64) -> Self {
-        Self {
-            client: Arc::clone(client),
-            object,
-            adopted: Mutex::new(None),
-        }
-    }
-
-    /// Which object of which server this is.
-    pub(super) fn key(&self) -> (u64, u64) {
-        (self.client.id, self.object)
-    }
-
-    /// Begins a request to the object.
-    #[inline]
-    pub(super) fn ask(&self, op: Op) -> Result<Ask> {
-        if self.client.generation == thread::generation() {
-            return self.client.ask(op, self.object);
-        }
-        let own = self.in_this_process()?;
-        own.client.ask(op, own.object)
-    }
-
-    /// The same object, held by this forked child.
-    fn in_this_process(&self) -> Result<Arc<Referent>> {
-        let mut adopted = lock(&self.adopted);
-        match &*adopted {
-            Some((generation, own)) if *generation == thread::generation() => Ok(Arc::clone(own)),
-            _ => {
-                let client = Client::at(self.client.id, || copy(&self.client.door))?;
-                client.adopt(self.object)?;
-                let own = Arc::new(Self::held(&client, self.object));
-                // What another process had here is not this one's to drop.
-                if let Some(before) = adopted.replace((thread::generation(), Arc::clone(&own))) {
-                    std::mem::forget(before);
-                }
-                Ok(own)
-            }
-        }
-    }
-
-    /// Puts the object into the message that is being encoded.
-    pub(super) fn depart(&self) -> Result<Form> {
-        if self.client.generation != thread::generation() {
-            return self.in_this_process()?.depart();
-        }
-        if let Some(index) = Outgoing::name(self.client.id, self.object)? {
-            return Ok(Form::Here(index));
-        }
-        // The first proxy in a message makes the door, the others are added to it.
-        let (handle, number, is_new) = Outgoing::attach_common(self.client.id, || {
-            let number = self.client.leases.fetch_add(1, Ordering::Relaxed) + 1;
-            let (door, theirs) = socket::packet_pair()
-                .map_err(|error| Error::os("send a manager's proxy", error))?;
-            let ask = self.ask(Op::Lease)?.number(number).handle(theirs);
-            ask.call()?.check()?;
-            Ok((door, number))
-        })?;
-        if !is_new {
-            self.ask(Op::Lease)?.number(number).call()?.check()?;
-        }
-        Ok(Form::Away(self.client.id, self.object, handle))
-    }
-
-    /// Takes an object out of the message that is being decoded.
-    pub(super) fn arrive(form: &Form) -> Result<Self> {
-        match *form {
-            Form::Here(index) => Incoming::take_named(index)?
-                .downcast::<Self>()
-                .map(|referent| *referent)
-                .map_err(|_| Error::new(ErrorKind::Corrupt, "a message names another object")),
-            Form::Away(id, object, handle) => {
-                let client = Client::at(id, || Incoming::share(handle))?;
-                match client.adopt(object) {
-                    // A server that is gone is an error of the calls that follow.
-                    Err(error) if !error.is_disconnected() => Err(error),
-                    _ => Ok(Self::held(&client, object)),
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Referent {
-    fn drop(&mut self) {
-        if self.client.generation == thread::generation() {
-            self.client.release(self.object);
-        }
-    }
-}
-
-fn copy(door: &OwnedFd) -> Result<OwnedFd> {
-    socket::duplicate(door.as_fd()).map_err(|error| Error::os("copy a manager's door", error))
-}
-
-/// An object inside a message.
-#[derive(Serialize, serde::Deserialize)]
-pub(super) enum Form {
-    /// In a message to or from its own server: which of the objects that the message names.
-    #[serde(rename = "h")]
-    Here(u32),
-    /// In another message: server, object, and which handle is a door to it.
-    #[serde(rename = "a")]
-    Away(u64, u64, u32),
 }

@@ -4,54 +4,80 @@
 //! delays nobody but its caller, and methods with `&self` run side by side.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::client::{Client, Referent};
+use super::client::Client;
+use super::guests::{not_from_far, patience};
 use super::managed::{Entering, Making, MethodCall, UserObject};
 use super::message::{FIELD, Op, REQUEST, Request};
 use super::object::Object;
+use super::referent::Referent;
 use super::registry::{Registry, Session, gone, lock};
+use super::serving::{self, Serve};
 use super::wire::Wire;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::image;
-use crate::transport::Patience;
 use crate::transport::channel::Failure;
 use crate::transport::receiver::Message;
 
 /// Starts the thread for one connection. It ends with its client.
-pub(super) fn start(wire: Wire, session: Arc<Session>, registry: Arc<Registry>) -> Result<()> {
+///
+/// `left` is called when it does. A connection that carries no call for as long as `idle` ends
+/// too, and so does one that takes no answer in that time.
+pub(super) fn start(
+    wire: Wire,
+    session: Arc<Session>,
+    registry: Arc<Registry>,
+    idle: Option<Duration>,
+    left: impl FnOnce() + Send + 'static,
+) -> Result<()> {
+    let run = move || {
+        while let Ok(message) = wire.receive(patience(idle)) {
+            if !answer(message, &wire, &session, &registry, idle) {
+                break;
+            }
+        }
+        left();
+    };
     std::thread::Builder::new()
         .name("bunshin-call".into())
-        .spawn(move || {
-            while let Ok(message) = wire.receive(Patience::Forever) {
-                let mut call = MethodCall::new(&registry, wire.heap());
-                let number = match serve(message, &mut call, &session, &registry) {
-                    Ok(number) => number,
-                    Err(error) => {
-                        call.fail(&error);
-                        0
-                    }
-                };
-                match call.send(&wire, &session, number) {
-                    Ok(()) => {}
-                    // Too large for what memory there is: the client is told that instead.
-                    Err(Failure::Other(error)) => {
-                        call.fail(&error);
-                        if call.send(&wire, &session, 0).is_err() {
-                            return;
-                        }
-                    }
-                    Err(_) => return,
-                }
-            }
-        })
+        .spawn(run)
         .map_err(|error| Error::os("start a thread of a manager's server", error))?;
     Ok(())
+}
+
+/// Serves a request; false if nobody is there for the answer.
+fn answer(
+    message: Message,
+    wire: &Wire,
+    session: &Arc<Session>,
+    registry: &Arc<Registry>,
+    idle: Option<Duration>,
+) -> bool {
+    let mut call = MethodCall::new(registry, wire.heap());
+    let number = match serve(message, &mut call, wire.is_far(), session, registry) {
+        Ok(number) => number,
+        Err(error) => {
+            call.fail(&error);
+            0
+        }
+    };
+    match call.send(wire, session, number, patience(idle)) {
+        Ok(()) => true,
+        // Too large for what memory there is, or for a network: the client is told that instead.
+        Err(Failure::Other(error)) => {
+            call.fail(&error);
+            call.send(wire, session, 0, patience(idle)).is_ok()
+        }
+        Err(_) => false,
+    }
 }
 
 /// Does what is asked; gives the number of the reply.
 fn serve(
     mut message: Message,
     call: &mut MethodCall,
+    is_far: bool,
     session: &Arc<Session>,
     registry: &Arc<Registry>,
 ) -> Result<u64> {
@@ -59,6 +85,9 @@ fn serve(
     let request = Request::parse(message.bytes())?;
     call.begin(request.call);
     let (op, object, number) = (request.op, request.object, request.number);
+    if is_far && op != Op::Method {
+        return Err(not_from_far(op));
+    }
     if let Some(field) = { request.fields }.next() {
         // They stay while the arguments are made of them.
         let pinned = field
@@ -114,6 +143,10 @@ fn serve(
                     object: &*content,
                 });
             }
+        }
+        Op::Serve => {
+            let inbox = registry.inbox.get().ok_or_else(gone)?;
+            call.run(|(serve,): (Serve,)| serving::open(serve, inbox));
         }
         _ => {
             return Err(Error::new(

@@ -1,12 +1,13 @@
 //! The manager: what the process that started a server holds of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::client::{Ask, Client, Referent, new_number};
+use super::client::{Ask, Client, new_number};
 use super::managed::{self, CallError, Managed, Proxy};
 use super::message::{FOREVER, Kind, Op};
 use super::proxy::barrier::BarrierProxy;
@@ -20,8 +21,11 @@ use super::proxy::pool::{PoolProxy, Workers};
 use super::proxy::queue::QueueProxy;
 use super::proxy::semaphore::SemaphoreProxy;
 use super::proxy::value::{ArrayProxy, ValueProxy};
+use super::referent::Referent;
+use super::remote::{RemoteBuilder, ServeBuilder};
 use super::server::{self, Start};
 use super::wire::Handle;
+use crate::connection::Address;
 use crate::error::{Error, Result};
 use crate::process::{ExitStatus, Process, ProcessBuilder, StartMethod, Target};
 use crate::sys::socket;
@@ -78,6 +82,7 @@ impl ManagerBuilder {
         Ok(Manager {
             client,
             process: Some(process),
+            has_file: AtomicBool::new(false),
         })
     }
 }
@@ -116,7 +121,10 @@ impl ManagerBuilder {
 #[doc(alias = "SyncManager")]
 pub struct Manager {
     client: Arc<Client>,
+    /// Nothing if the server is not this process's child, but reached over a network.
     process: Option<Process<Result<(), String>>>,
+    /// Whether the server has a file to remove when it ends.
+    has_file: AtomicBool,
 }
 
 impl Manager {
@@ -133,6 +141,126 @@ impl Manager {
         ManagerBuilder {
             process: Process::builder().name("Manager"),
         }
+    }
+
+    /// Has the server take clients over a network, or from programs that are no relatives: those
+    /// that have this key.
+    ///
+    /// The key is never sent. Without [TLS](ServeBuilder::tls), what follows is neither hidden
+    /// nor protected from somebody who sits in the middle.
+    #[doc(alias = "get_server")]
+    pub fn serve(&self, authkey: impl Into<Vec<u8>>) -> ServeBuilder<'_> {
+        ServeBuilder::new(self, authkey.into())
+    }
+
+    /// Connects to a manager that another program [serves](Self::serve).
+    ///
+    /// What this gives makes objects there, and their proxies work as others do, with these
+    /// differences:
+    ///
+    /// - Objects of the program's own, and pools, are not made from here (`Unsupported`): their
+    ///   code is named by its place in the program. Where they were
+    ///   [published](Self::publish), their methods can be called; both programs must then have
+    ///   the type from the same source.
+    /// - Values that hold connections, queues, locks, shared memory, or proxies of other managers
+    ///   stay on their machine: `Unsupported`, with the type.
+    /// - The session lasts as long as this process, or until its connection is cut: all proxies
+    ///   are `Disconnected` then, for good, and the server takes back what they held. Whoever
+    ///   connects again finds the objects that are published, and those that others keep.
+    ///
+    /// A machine that vanishes is noticed after about two minutes, by either side.
+    ///
+    /// # Errors
+    /// As [`RemoteBuilder::connect`].
+    ///
+    /// # Source
+    /// CPython's `BaseManager.connect`.
+    ///
+    /// # Examples
+    /// ```
+    /// let manager = bunshin::Manager::new()?;
+    /// let address = manager.serve("secret").bind("@")?;
+    /// let there = bunshin::Manager::connect(&address, "secret")?;
+    /// assert_eq!(there.list([1, 2])?.to_vec()?, [1, 2]);
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
+    pub fn connect(
+        address: impl TryInto<Address, Error: Into<Error>>,
+        authkey: impl Into<Vec<u8>>,
+    ) -> Result<Self> {
+        Self::remote(authkey).connect(address)
+    }
+
+    /// Connects with TLS, or with other limits.
+    pub fn remote(authkey: impl Into<Vec<u8>>) -> RemoteBuilder {
+        RemoteBuilder::new(authkey.into())
+    }
+
+    pub(super) fn of(client: Arc<Client>) -> Self {
+        Self {
+            client,
+            process: None,
+            has_file: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    pub(super) fn has_file(&self) {
+        self.has_file.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives a value a name, under which all clients of the server [find](Self::find) it: a proxy,
+    /// or something with several of them. Says whether there was one of that name, which it
+    /// replaces.
+    ///
+    /// What the value names lives as long as the name.
+    ///
+    /// # Errors
+    /// `Disconnected` if the server is gone; `Encode` if the value cannot be encoded.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{ErrorKind, Manager, manager::{DictProxy, ListProxy}};
+    ///
+    /// let manager = Manager::new()?;
+    /// manager.publish("names", &manager.list(["ann".to_owned()])?)?;
+    /// let names: ListProxy<String> = manager.find("names")?.ok_or("no names")?;
+    /// assert_eq!(names.to_vec()?, ["ann"]);
+    /// let other = manager.find::<DictProxy<u8, u8>>("names");
+    /// assert_eq!(other.unwrap_err().kind(), ErrorKind::TypeMismatch);
+    /// assert!(manager.unpublish("names")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn publish<T: Serialize>(&self, name: &str, value: &T) -> Result<bool> {
+        let ask = self.client.ask(Op::Publish, 0)?.text(name)?;
+        let ask = ask.text(std::any::type_name::<T>())?.field(value)?;
+        let answer = ask.call()?;
+        answer.check()?;
+        Ok(answer.number != 0)
+    }
+
+    /// Takes a name back; whether there was one.
+    ///
+    /// # Errors
+    /// `Disconnected` if the server is gone.
+    pub fn unpublish(&self, name: &str) -> Result<bool> {
+        let answer = self.client.ask(Op::Publish, 0)?.text(name)?.call()?;
+        answer.check()?;
+        Ok(answer.number != 0)
+    }
+
+    /// Finds what was published under a name, if something was.
+    ///
+    /// Types are told apart by their names, as the compiler writes them.
+    ///
+    /// # Errors
+    /// `TypeMismatch` if it is something else; `Disconnected` if the server is gone.
+    pub fn find<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let ask = self.client.ask(Op::Find, 0)?.text(name)?;
+        ask.text(std::any::type_name::<T>())?.call()?.optional()
     }
 
     fn create(&self, kind: Kind) -> Result<Ask> {
@@ -323,7 +451,7 @@ impl Manager {
         Ok((objects, answer.next_number().unwrap_or(0) as usize))
     }
 
-    /// The process id of the server.
+    /// The process id of the server, if it is a child of this process.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Process::pid)
@@ -332,6 +460,8 @@ impl Manager {
     /// Ends the server, and waits for its end: 2 s at most, then it is killed.
     ///
     /// The program's own objects are dropped first. All proxies are `Disconnected` from then on.
+    ///
+    /// A manager that was [connected](Self::connect) is only let go of; its server goes on.
     ///
     /// # Errors
     /// `Os` if the server was collected by something else in this process.
@@ -348,6 +478,20 @@ impl Manager {
         }
         process.kill()?;
         process.join().map(Some)
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        // It is killed when its handle is dropped, and would leave its file behind.
+        if self.process.is_some() && *self.has_file.get_mut() {
+            if let Ok(ask) = self.client.ask(Op::Shutdown, 0) {
+                let _ = ask.soon(FAREWELL).call();
+            }
+            if let Some(process) = &self.process {
+                let _ = process.join_timeout(FAREWELL);
+            }
+        }
     }
 }
 

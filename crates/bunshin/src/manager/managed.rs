@@ -9,9 +9,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::client::{Answer, Ask, Referent};
+use super::client::{Answer, Ask};
 use super::message::{FIELD, Op, ReplyHead, Status, field_head, number_of};
 use super::proxy::proxy;
+use super::referent::Referent;
 use super::registry::{Own, Registry, Session, Slot};
 use super::wire::Wire;
 use crate::codec::attachments::{Incoming, Outgoing};
@@ -279,12 +280,12 @@ pub struct MethodCall {
     registry: Arc<Registry>,
     number: u32,
     status: Status,
-    heap: Arc<Heap>,
+    heap: Option<Arc<Heap>>,
     code: u64,
 }
 
 impl MethodCall {
-    pub(super) fn new(registry: &Arc<Registry>, heap: Arc<Heap>) -> Self {
+    pub(super) fn new(registry: &Arc<Registry>, heap: Option<Arc<Heap>>) -> Self {
         Self {
             message: None,
             at: 0,
@@ -361,7 +362,10 @@ impl MethodCall {
     }
 
     fn answer<R: Serialize>(&mut self, result: &R) {
-        self.outgoing = Outgoing::near_server(Some(Arc::clone(&self.heap)), self.registry.id);
+        self.outgoing = match &self.heap {
+            Some(heap) => Outgoing::near_server(Some(Arc::clone(heap)), self.registry.id),
+            None => Outgoing::over_network(self.registry.id),
+        };
         self.start(Status::Ok, 0);
         let (reply, outgoing) = (&mut self.reply, &mut self.outgoing);
         let start = reply.len() - FIELD;
@@ -428,6 +432,7 @@ impl MethodCall {
         wire: &Wire,
         session: &Session,
         number: u64,
+        patience: Patience,
     ) -> Result<(), NotSent> {
         if self.reply.is_empty() {
             self.reply
@@ -436,7 +441,7 @@ impl MethodCall {
         for slot in &self.named {
             session.hold(slot);
         }
-        wire.send(&self.reply, &mut self.outgoing, Patience::Forever)
+        wire.send(&self.reply, &mut self.outgoing, patience)
     }
 }
 

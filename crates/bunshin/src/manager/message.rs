@@ -86,9 +86,10 @@ numbered! {
         Lease = 4,
         /// End the server.
         Shutdown = 5,
-        /// Give an object a name.
+        /// Give a value a name: the fields are the name, the value's type, and the value;
+        /// without a value, the name is taken back.
         Publish = 6,
-        /// Find an object by its name.
+        /// Find a value by its name and type.
         Find = 7,
         /// How many objects and clients there are.
         Census = 8,
@@ -100,6 +101,8 @@ numbered! {
         Method = 11,
         /// Run an entry on such an object.
         Enter = 12,
+        /// Take connections at an address.
+        Serve = 13,
 
         Get = 32,
         Put = 33,
@@ -182,6 +185,17 @@ numbered! {
         Barrier = 8,
         Queue = 9,
         User = 10,
+    }
+}
+
+impl Op {
+    /// Whether a client over a network may ask for it. What names a place in the program, what
+    /// comes with a handle, and what concerns the server as a whole is for its own machine.
+    pub(super) fn is_for_guests(self) -> bool {
+        !matches!(
+            self,
+            Self::Shutdown | Self::Make | Self::Enter | Self::Serve
+        )
     }
 }
 
@@ -389,6 +403,105 @@ impl<'a> Hello<'a> {
     }
 }
 
+/// What the connections of a process over a network have in common, and nobody else knows.
+pub(super) type Token = [u8; 16];
+
+/// The first message on a connection over a network, once both ends have shown the key:
+/// what it is, the version, the token in 16 bytes, a number in 8.
+///
+/// It is answered by a reply. That to [`GuestHello::Session`] has one field: the new token,
+/// then the longest message, and the milliseconds after which a connection without calls is
+/// closed (0 for never), in 8 bytes each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GuestHello {
+    /// A process begins to be a client, until this connection ends.
+    Session,
+    /// A connection for calls to objects that the server makes.
+    Link(Token),
+    /// A connection with a thread of its own in the server, for the program's own objects.
+    Direct(Token),
+    /// A connection that travels in a message to keep objects for who receives it; the number
+    /// is what later requests call it by.
+    Lease(Token, u64),
+}
+
+/// Bytes of a guest's first message.
+pub(super) const GUEST_HELLO: usize = 26;
+const GUEST_VERSION: u8 = 1;
+/// Bytes of the field that answers a new session.
+const WELCOME: usize = 32;
+
+impl GuestHello {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+        let bytes: &[u8; GUEST_HELLO] = bytes
+            .try_into()
+            .map_err(|_| corrupt("a guest's greeting has another size"))?;
+        if bytes[1] != GUEST_VERSION {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "a manager's guest speaks version {} of the protocol, not {GUEST_VERSION}",
+                    bytes[1]
+                ),
+            ));
+        }
+        let token = at(bytes, 2).unwrap_or_default();
+        match bytes[0] {
+            b's' => Ok(Self::Session),
+            b'l' => Ok(Self::Link(token)),
+            b'd' => Ok(Self::Direct(token)),
+            b'k' => Ok(Self::Lease(
+                token,
+                at(bytes, 18).map_or(0, u64::from_le_bytes),
+            )),
+            _ => Err(corrupt("there is no such greeting of a guest")),
+        }
+    }
+
+    pub(super) fn write(&self) -> [u8; GUEST_HELLO] {
+        let (kind, token, number) = match self {
+            Self::Session => (b's', Token::default(), 0),
+            Self::Link(token) => (b'l', *token, 0),
+            Self::Direct(token) => (b'd', *token, 0),
+            Self::Lease(token, number) => (b'k', *token, *number),
+        };
+        let mut bytes = [0; GUEST_HELLO];
+        bytes[0..2].copy_from_slice(&[kind, GUEST_VERSION]);
+        bytes[2..18].copy_from_slice(&token);
+        bytes[18..26].copy_from_slice(&u64::to_le_bytes(number));
+        bytes
+    }
+}
+
+/// What a new guest is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Welcome {
+    pub(super) token: Token,
+    pub(super) limit: u64,
+    pub(super) idle_ms: u64,
+}
+
+impl Welcome {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+        let bytes: &[u8; WELCOME] = bytes
+            .try_into()
+            .map_err(|_| corrupt("a welcome has another size"))?;
+        Ok(Self {
+            token: at(bytes, 0).unwrap_or_default(),
+            limit: at(bytes, 16).map_or(0, u64::from_le_bytes),
+            idle_ms: at(bytes, 24).map_or(0, u64::from_le_bytes),
+        })
+    }
+
+    pub(super) fn write(&self) -> [u8; WELCOME] {
+        let mut bytes = [0; WELCOME];
+        bytes[0..16].copy_from_slice(&self.token);
+        bytes[16..24].copy_from_slice(&self.limit.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.idle_ms.to_le_bytes());
+        bytes
+    }
+}
+
 /// Kinds of errors that cross, by position.
 const KINDS: &[ErrorKind] = &[
     ErrorKind::Os,
@@ -406,6 +519,7 @@ const KINDS: &[ErrorKind] = &[
     ErrorKind::Abandoned,
     ErrorKind::Initializer,
     ErrorKind::Threads,
+    ErrorKind::Authentication,
 ];
 
 pub(super) fn number_of(kind: ErrorKind) -> u64 {
@@ -456,6 +570,31 @@ mod tests {
         assert_eq!((fields[0].bytes, fields[0].handles), (&b"key"[..], 2));
         assert_eq!(fields[0].named().collect::<Vec<_>>(), [11]);
         assert_eq!((fields[1].bytes, fields.len()), (&b""[..], 2));
+    }
+
+    #[test]
+    fn a_guest_s_greeting_and_its_answer_are_read_as_they_were_written() {
+        for hello in [
+            GuestHello::Session,
+            GuestHello::Link([1; 16]),
+            GuestHello::Direct([2; 16]),
+            GuestHello::Lease([3; 16], 4),
+        ] {
+            let bytes = hello.write();
+            assert_eq!(GuestHello::parse(&bytes).unwrap(), hello);
+            assert!(GuestHello::parse(&bytes[1..]).is_err());
+            let mut other = bytes;
+            other[1] = 9;
+            let error = GuestHello::parse(&other).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+        }
+        let welcome = Welcome {
+            token: [5; 16],
+            limit: 6,
+            idle_ms: 7,
+        };
+        assert_eq!(Welcome::parse(&welcome.write()).unwrap(), welcome);
+        assert!(Welcome::parse(&[0; 31]).is_err());
     }
 
     #[test]

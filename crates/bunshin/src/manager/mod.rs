@@ -21,13 +21,17 @@
 mod client;
 mod direct;
 mod fuzzing;
+mod guests;
 mod handle;
 mod managed;
 mod message;
 mod object;
 mod proxy;
+mod referent;
 mod registry;
+mod remote;
 mod server;
+mod serving;
 mod wire;
 
 pub use fuzzing::fuzz_messages;
@@ -44,3 +48,4 @@ pub use proxy::pool::PoolProxy;
 pub use proxy::queue::QueueProxy;
 pub use proxy::semaphore::{SemaphorePermit, SemaphoreProxy};
 pub use proxy::value::{ArrayProxy, ValueProxy};
+pub use remote::{RemoteBuilder, ServeBuilder};

@@ -10,10 +10,11 @@ use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::message::Field;
 use super::object::Object;
+use super::serving::Inbox;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::socket;
 
@@ -54,13 +55,22 @@ pub(super) struct Registry {
     table: Mutex<Table>,
     /// Drops the program's own objects, whose destructors may take their time.
     graveyard: Sender<Own>,
+    /// Where other threads of the server leave what is for its first.
+    pub(super) inbox: OnceLock<Arc<Inbox>>,
 }
 
 #[derive(Default)]
 struct Table {
     last: u64,
     objects: Numbered<Weak<Slot>>,
-    published: HashMap<String, Arc<Slot>>,
+    published: HashMap<String, Arc<Published>>,
+}
+
+/// A value with a name.
+pub(super) struct Published {
+    /// The name of its type.
+    pub(super) type_name: String,
+    pub(super) value: Stored,
 }
 
 /// An object, while somebody refers to it.
@@ -76,6 +86,7 @@ impl Registry {
             id,
             table: Mutex::default(),
             graveyard,
+            inbox: OnceLock::new(),
         })
     }
 
@@ -99,13 +110,19 @@ impl Registry {
         found.ok_or_else(gone)
     }
 
-    pub(super) fn publish(&self, name: String, slot: Arc<Slot>) {
-        let before = lock(&self.table).published.insert(name, slot);
+    /// Gives a value a name; whether there was one of that name before.
+    pub(super) fn publish(&self, name: String, value: Option<Published>) -> bool {
+        let mut table = lock(&self.table);
+        let before = match value {
+            Some(value) => table.published.insert(name, Arc::new(value)),
+            None => table.published.remove(&name),
+        };
         // Not under the table's lock, which the end of an object takes.
-        drop(before);
+        drop(table);
+        before.is_some()
     }
 
-    pub(super) fn published(&self, name: &str) -> Option<Arc<Slot>> {
+    pub(super) fn published(&self, name: &str) -> Option<Arc<Published>> {
         lock(&self.table).published.get(name).cloned()
     }
 

@@ -28,9 +28,11 @@ use serde::{Deserialize, Serialize};
 
 use super::client::Client;
 use super::direct;
-use super::message::{FOREVER, HELLO, Hello, Kind, Op, Request, Status};
+use super::guests::Guest;
+use super::message::{FOREVER, Field, Fields, HELLO, Hello, Kind, Op, Request, Status, Token};
 use super::object::{Answer, Call, Caller, Flow, Object, Reply};
-use super::registry::{Numbered, Own, Registry, Session, Slot, lock};
+use super::registry::{Numbered, Own, Published, Registry, Session, Slot, Stored, lock};
+use super::serving::Inbox;
 use super::wire::{Handle, Wire};
 use crate::codec::attachments::Outgoing;
 use crate::error::{Error, ErrorKind, Result};
@@ -39,6 +41,7 @@ use crate::sys::poller::Poller;
 use crate::sys::{image, process, socket, thread};
 use crate::transport::Patience;
 use crate::transport::channel::Failure;
+use crate::transport::receiver::Receiver;
 
 /// What a server is started with.
 #[derive(Serialize, Deserialize)]
@@ -55,38 +58,50 @@ const LOOK_EVERY: u64 = 60_000;
 /// Ticks after which a connection that was quiet is not polled any more.
 const QUIET: u64 = 4_000_000;
 
+/// The number of the inbox among what is waited for; connections are counted from 1.
+const INBOX: u64 = 0;
+
 /// Replies up to this size leave their memory for the next one.
 const REPLY_KEPT: usize = 1 << 20;
 
 /// A door: a socket through which processes become clients.
-struct Door {
+pub(super) struct Door {
     socket: OwnedFd,
     /// The client that it belongs to, unless it travels in a message.
     session: Option<Arc<Session>>,
     /// What it keeps alive meanwhile.
-    leased: Vec<Arc<Slot>>,
+    pub(super) leased: Vec<Arc<Slot>>,
 }
 
 /// A connection of a client's.
-struct Link {
-    wire: Wire,
-    session: Arc<Session>,
-    waiting: Option<(Caller, Arc<Slot>)>,
-    is_polled: bool,
-    last_used: u64,
+pub(super) struct Link {
+    pub(super) wire: Wire,
+    pub(super) session: Arc<Session>,
+    pub(super) waiting: Option<(Caller, Arc<Slot>)>,
+    pub(super) is_polled: bool,
+    pub(super) last_used: u64,
 }
 
-struct Server {
-    registry: Arc<Registry>,
-    poller: Poller,
-    doors: Numbered<Door>,
+pub(super) struct Server {
+    pub(super) registry: Arc<Registry>,
+    pub(super) poller: Poller,
+    pub(super) doors: Numbered<Door>,
     /// Doors in messages, by client and number: until their client has said all of it.
-    leases: HashMap<(u64, u64), u64>,
-    links: Numbered<Link>,
+    pub(super) leases: HashMap<(u64, u64), u64>,
+    pub(super) links: Numbered<Link>,
+    /// Connections over a network; those for calls are links too, under the same number.
+    pub(super) guests: Numbered<Guest>,
+    /// The sessions of such clients.
+    pub(super) tokens: HashMap<Token, (u64, Arc<Session>)>,
+    /// Those of which there may be more to read at once.
+    pub(super) unserved: Vec<u64>,
+    /// When the next of them may have had its time.
+    pub(super) look_at_guests: Option<Instant>,
+    pub(super) inbox: Arc<Inbox>,
     polled: Vec<u64>,
     deadlines: BinaryHeap<Reverse<(Instant, u64, u32)>>,
     last: u64,
-    sessions: usize,
+    pub(super) sessions: usize,
     reply: Reply,
     others: Vec<Answer>,
     is_over: bool,
@@ -107,9 +122,19 @@ pub(super) fn serve(start: Start) -> Result<()> {
         })
         .map_err(|error| Error::os("start a thread of a manager's server", error))?;
     let os = |error| Error::os("start a manager's server", error);
+    let inbox = Arc::new(Inbox::new()?);
+    let registry = Registry::new(start.id, graveyard);
+    let _ = registry.inbox.set(Arc::clone(&inbox));
+    let poller = Poller::new().map_err(os)?;
+    poller.add(inbox.bell(), INBOX).map_err(os)?;
     let mut server = Server {
-        registry: Registry::new(start.id, graveyard),
-        poller: Poller::new().map_err(os)?,
+        registry,
+        poller,
+        guests: Numbered::default(),
+        tokens: HashMap::new(),
+        unserved: Vec::new(),
+        look_at_guests: None,
+        inbox: Arc::clone(&inbox),
         doors: Numbered::default(),
         leases: HashMap::new(),
         links: Numbered::default(),
@@ -126,11 +151,20 @@ pub(super) fn serve(start: Start) -> Result<()> {
     let (ours, theirs) = socket::packet_pair().map_err(os)?;
     server.add_door(theirs, None)?;
     let _own = Client::at(start.id, || Ok(ours))?;
-    server.run()
+    let ended = server.run();
+    inbox.close();
+    ended
+}
+
+impl Link {
+    /// Has the client ring when it sends; true if it has sent something already.
+    fn begin_watch(&self) -> bool {
+        self.wire.receiver().is_some_and(Receiver::begin_watch)
+    }
 }
 
 impl Server {
-    fn next_number(&mut self) -> u64 {
+    pub(super) fn next_number(&mut self) -> u64 {
         self.last += 1;
         self.last
     }
@@ -176,7 +210,8 @@ impl Server {
         self.polled.iter().any(|number| {
             self.links
                 .get(number)
-                .is_some_and(|link| link.wire.receiver().side.ring.cpu(End::Sender) == Some(here))
+                .and_then(|link| link.wire.receiver())
+                .is_some_and(|receiver| receiver.side.ring.cpu(End::Sender) == Some(here))
         })
     }
 
@@ -187,7 +222,7 @@ impl Server {
             let Some(link) = self.links.get_mut(number) else {
                 return false;
             };
-            link.is_polled = link.wire.receiver().begin_watch();
+            link.is_polled = link.begin_watch();
             is_busy |= link.is_polled;
             link.is_polled
         });
@@ -198,15 +233,27 @@ impl Server {
             .deadlines
             .peek()
             .map(|Reverse((deadline, ..))| *deadline);
-        self.poller.wait(deadline, ready).map_err(waited)?;
+        let deadline = [deadline, self.look_at_guests].into_iter().flatten().min();
+        if self.unserved.is_empty() {
+            self.poller.wait(deadline, ready).map_err(waited)?;
+        } else {
+            self.poller.look(ready).map_err(waited)?;
+        }
         self.attend(ready, thread::ticks());
         Ok(())
     }
 
     /// Serves what is ready, and those whose time is over.
     fn attend(&mut self, ready: &mut Vec<u64>, now: u64) {
+        for number in std::mem::take(&mut self.unserved) {
+            self.serve_guest(number);
+        }
         for number in ready.drain(..) {
-            if self.doors.contains_key(&number) {
+            if number == INBOX {
+                self.open_inbox();
+            } else if self.guests.contains_key(&number) {
+                self.serve_guest(number);
+            } else if self.doors.contains_key(&number) {
                 self.open_door(number);
             } else {
                 self.answer_bell(number, now);
@@ -218,11 +265,12 @@ impl Server {
                 return false;
             };
             if now.wrapping_sub(link.last_used) > QUIET {
-                link.is_polled = link.wire.receiver().begin_watch();
+                link.is_polled = link.begin_watch();
             }
             link.is_polled
         });
         self.expire();
+        self.expire_guests();
     }
 
     fn expire(&mut self) {
@@ -320,7 +368,7 @@ impl Server {
             Hello::Direct(form) => {
                 let session = session.ok_or_else(nobody)?;
                 let wire = Wire::arrive(form, handles)?;
-                direct::start(wire, session, Arc::clone(&self.registry))?;
+                direct::start(wire, session, Arc::clone(&self.registry), None, || ())?;
             }
         }
         Ok(())
@@ -334,14 +382,18 @@ impl Server {
         self.leases.retain(|_, lease| *lease != number);
         if let Some(session) = &door.session {
             self.sessions -= 1;
-            // What it had of any object goes on to others. Only what it holds can have
-            // something of it.
-            for slot in session.take_all() {
-                let mut others = std::mem::take(&mut self.others);
-                lock(&slot.object).bereave(session.number, &mut others);
-                self.others = others;
-                self.answer_others(&slot);
-            }
+            self.bereave(session);
+        }
+    }
+
+    /// A client is gone: what it had of any object goes on to others. Only what it holds can
+    /// have something of it.
+    pub(super) fn bereave(&mut self, session: &Session) {
+        for slot in session.take_all() {
+            let mut others = std::mem::take(&mut self.others);
+            lock(&slot.object).bereave(session.number, &mut others);
+            self.others = others;
+            self.answer_others(&slot);
         }
     }
 
@@ -353,7 +405,9 @@ impl Server {
             return;
         };
         link.last_used = now;
-        let receiver = link.wire.receiver();
+        let Some(receiver) = link.wire.receiver() else {
+            return;
+        };
         let is_open = receiver.end_watch().is_ok();
         if is_open && !receiver.side.ring.has_data() && socket::is_closed(link.wire.socket()) {
             return self.close_link(number);
@@ -367,11 +421,16 @@ impl Server {
         }
     }
 
-    fn close_link(&mut self, number: u64) {
+    pub(super) fn close_link(&mut self, number: u64) {
         let Some(link) = self.links.remove(&number) else {
             return;
         };
-        self.poller.remove(link.wire.socket());
+        if let Wire::Far(connection) = &link.wire {
+            // Its guest is closed when it sees this.
+            connection.close();
+        } else {
+            self.poller.remove(link.wire.socket());
+        }
         if let Some((who, slot)) = link.waiting {
             let mut others = std::mem::take(&mut self.others);
             lock(&slot.object).leave(who.connection, &mut others);
@@ -386,7 +445,8 @@ impl Server {
         let Some(link) = self.links.get_mut(&number) else {
             return false;
         };
-        if !link.wire.receiver().side.ring.has_data() {
+        let has_data = |receiver: &Receiver| receiver.side.ring.has_data();
+        if !link.wire.receiver().is_some_and(has_data) {
             return false;
         }
         link.last_used = thread::ticks();
@@ -395,27 +455,7 @@ impl Server {
                 let session = Arc::clone(&link.session);
                 let mut handles = message.incoming.take_handles();
                 match Request::parse(message.bytes()) {
-                    Ok(request) => {
-                        let mut reply = std::mem::take(&mut self.reply);
-                        reply.begin(request.call);
-                        let who = Caller {
-                            connection: number,
-                            session: session.number,
-                            call: request.call,
-                        };
-                        let flow = self
-                            .handle(who, &request, &mut handles, &session, &mut reply)
-                            .unwrap_or_else(|error| {
-                                reply.fail(&error);
-                                Some(Flow::Reply)
-                            });
-                        if flow == Some(Flow::Reply) {
-                            self.send(number, &mut reply);
-                        }
-                        if reply.bytes.capacity() <= REPLY_KEPT {
-                            self.reply = reply;
-                        }
-                    }
+                    Ok(request) => self.answer(number, &request, &mut handles, &session),
                     Err(_) => self.close_link(number),
                 }
             }
@@ -423,6 +463,36 @@ impl Server {
             Err(_) => self.close_link(number),
         }
         true
+    }
+
+    /// Does what is asked, and answers if the answer is there.
+    #[inline]
+    pub(super) fn answer(
+        &mut self,
+        number: u64,
+        request: &Request<'_>,
+        handles: &mut Vec<OwnedFd>,
+        session: &Arc<Session>,
+    ) {
+        let mut reply = std::mem::take(&mut self.reply);
+        reply.begin(request.call);
+        let who = Caller {
+            connection: number,
+            session: session.number,
+            call: request.call,
+        };
+        let flow = self
+            .handle(who, request, handles, session, &mut reply)
+            .unwrap_or_else(|error| {
+                reply.fail(&error);
+                Some(Flow::Reply)
+            });
+        if flow == Some(Flow::Reply) {
+            self.send(number, &mut reply);
+        }
+        if reply.bytes.capacity() <= REPLY_KEPT {
+            self.reply = reply;
+        }
     }
 
     /// Does what is asked; nothing where there is no reply to come.
@@ -471,27 +541,44 @@ impl Server {
                     }
                     None => self.leases.get(&key).copied(),
                 };
-                match door.and_then(|door| self.doors.get_mut(&door)) {
-                    Some(door) => door.leased.push(slot),
-                    None => {
-                        return Err(Error::new(
-                            ErrorKind::InvalidInput,
-                            "the message that a manager's proxy was to go in is gone",
-                        ));
-                    }
+                if !door.is_some_and(|door| self.lease(door, slot)) {
+                    return Err(Error::new(
+                        ErrorKind::InvalidInput,
+                        "the message that a manager's proxy was to go in is gone",
+                    ));
                 }
             }
             Op::Publish => {
-                let slot = session.get(request.object)?;
-                self.registry.publish(name_of(request)?, slot);
+                let mut fields = request.fields;
+                let name = text_of(fields.next())?;
+                let value = match fields.next() {
+                    None => None,
+                    type_name => Some(Published {
+                        type_name: text_of(type_name)?,
+                        value: call_value(&mut fields, call.handles, session)?,
+                    }),
+                };
+                let was_there = self.registry.publish(name, value);
+                reply.set(Status::Ok, was_there.into());
             }
-            Op::Find => match self.registry.published(&name_of(request)?) {
-                Some(slot) => {
-                    session.hold(&slot);
-                    reply.set(Status::Ok, slot.number);
+            Op::Find => {
+                let mut fields = request.fields;
+                let name = text_of(fields.next())?;
+                match self.registry.published(&name) {
+                    Some(found) => {
+                        let wanted = text_of(fields.next())?;
+                        if found.type_name != wanted {
+                            let is = &found.type_name;
+                            return Err(Error::new(
+                                ErrorKind::TypeMismatch,
+                                format!("what is published as {name:?} is a {is}, no {wanted}"),
+                            ));
+                        }
+                        reply.push(&found.value)?;
+                    }
+                    None => reply.set(Status::Nothing, 0),
                 }
-                None => reply.set(Status::Nothing, 0),
-            },
+            }
             Op::Census => {
                 reply.set(Status::Ok, self.registry.len() as u64);
                 // Not this process itself, whose objects may use proxies.
@@ -499,7 +586,7 @@ impl Server {
                 reply.push_bytes(&sessions.to_le_bytes())?;
             }
             Op::Shutdown => self.is_over = true,
-            Op::Make | Op::Method | Op::Enter => {
+            Op::Make | Op::Method | Op::Enter | Op::Serve => {
                 return Err(Error::new(
                     ErrorKind::InvalidInput,
                     "methods of a program's own are called over a connection of their own",
@@ -564,13 +651,17 @@ impl Server {
         }
     }
 
-    fn send(&mut self, number: u64, reply: &mut Reply) {
+    #[inline]
+    pub(super) fn send(&mut self, number: u64, reply: &mut Reply) {
         let Some(link) = self.links.get(&number) else {
             return;
         };
+        let is_far = link.wire.is_far();
         let sent = send_reply(&link.wire, &link.session, reply, Patience::Never);
         if sent.is_err() {
             self.close_link(number);
+        } else if is_far {
+            self.watch_for_room(number);
         }
     }
 }
@@ -582,7 +673,7 @@ pub(super) fn send_reply(
     reply: &mut Reply,
     patience: Patience,
 ) -> Result<(), Failure> {
-    let mut outgoing = Outgoing::new(Some(wire.heap()));
+    let mut outgoing = Outgoing::new(wire.heap());
     outgoing.handles.append(&mut reply.handles);
     for slot in &reply.named {
         session.hold(slot);
@@ -605,10 +696,20 @@ pub(super) fn send_reply(
     }
 }
 
-fn name_of(request: &Request<'_>) -> Result<String> {
-    let field = { request.fields }.next();
-    let name = field.and_then(|field| std::str::from_utf8(field.bytes).ok());
-    name.map(str::to_owned)
+fn call_value(
+    fields: &mut Fields<'_>,
+    handles: &mut Vec<OwnedFd>,
+    session: &Session,
+) -> Result<Stored> {
+    let field = fields
+        .next()
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, "a name is to be given to no value"))?;
+    Stored::keep(&field, handles, session)
+}
+
+fn text_of(field: Option<Field<'_>>) -> Result<String> {
+    let text = field.and_then(|field| std::str::from_utf8(field.bytes).ok());
+    text.map(str::to_owned)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, "a name for an object is no text"))
 }
 

@@ -16,14 +16,19 @@ use crate::shm::heap::Heap;
 use crate::sys::socket;
 use crate::transport::Patience;
 use crate::transport::channel::Failure;
+use crate::transport::link::Link;
 use crate::transport::receiver::{Message, Receiver};
-use crate::transport::sender::Sender;
 
 /// What the frames of a manager's connection hold is not `serde`'s.
-enum Frame {}
+pub(super) enum Frame {}
 
 /// One end of a connection.
-pub(super) struct Wire(Connection<Frame, Frame>);
+pub(super) enum Wire {
+    /// Through shared memory.
+    Near(Connection<Frame, Frame>),
+    /// Over a socket, also to another machine: bytes alone.
+    Far(Arc<Link>),
+}
 
 impl Wire {
     /// Makes a connection: this process's end, and the other's as a message tells it.
@@ -33,44 +38,83 @@ impl Wire {
         let mut outgoing = Outgoing::default();
         encode(&theirs, &mut form, &mut outgoing)?;
         let handles = std::mem::take(&mut outgoing.handles);
-        Ok((Self(ours), form, handles))
+        Ok((Self::Near(ours), form, handles))
     }
 
     /// The other end, in the process that was told.
     pub(super) fn arrive(form: &[u8], handles: Vec<OwnedFd>) -> Result<Self> {
         let mut incoming = Incoming::new(handles, Vec::new());
-        Ok(Self(decode(form, &mut incoming)?))
+        Ok(Self::Near(decode(form, &mut incoming)?))
     }
 
+    /// The receiving end, if it is a ring.
     #[inline]
-    pub(super) fn sender(&self) -> &Sender {
-        self.0.sender().untyped()
+    pub(super) fn receiver(&self) -> Option<&Receiver> {
+        match self {
+            Self::Near(connection) => Some(connection.receiver().untyped()),
+            Self::Far(_) => None,
+        }
     }
 
-    #[inline]
-    pub(super) fn receiver(&self) -> &Receiver {
-        self.0.receiver().untyped()
+    /// Where values can lie beside messages.
+    pub(super) fn heap(&self) -> Option<Arc<Heap>> {
+        match self {
+            Self::Near(connection) => Some(Arc::clone(&connection.sender().memory().heap)),
+            Self::Far(_) => None,
+        }
     }
 
-    pub(super) fn heap(&self) -> Arc<Heap> {
-        Arc::clone(&self.0.sender().memory().heap)
+    pub(super) fn is_far(&self) -> bool {
+        matches!(self, Self::Far(_))
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
-        self.receiver().side.socket()
+        match self {
+            Self::Near(connection) => connection.receiver().untyped().side.socket(),
+            Self::Far(link) => link.wire().socket(),
+        }
     }
 
+    /// Whether a message, or the end, is there.
+    pub(super) fn has_message(&self) -> bool {
+        match self {
+            Self::Near(connection) => connection.receiver().untyped().side.ring.has_data(),
+            Self::Far(link) => link.poll(Patience::Never).unwrap_or(true),
+        }
+    }
+
+    #[inline]
     pub(super) fn send(
         &self,
         bytes: &[u8],
         outgoing: &mut Outgoing,
         patience: Patience,
     ) -> Result<(), Failure> {
-        self.sender().send(TAG, bytes, outgoing, patience)
+        match self {
+            Self::Near(connection) => {
+                let sender = connection.sender().untyped();
+                sender.send(TAG, bytes, outgoing, patience)
+            }
+            // What was to go beside it has been refused when it was encoded, but not what a
+            // server keeps for others.
+            Self::Far(_) if !outgoing.handles.is_empty() => {
+                outgoing.discard();
+                Err(Failure::Other(Error::new(
+                    ErrorKind::Unsupported,
+                    "the value holds handles of the server's machine (a connection, a queue, \
+                     a lock, or shared memory), which cannot leave it",
+                )))
+            }
+            Self::Far(link) => link.send(bytes, patience),
+        }
     }
 
+    #[inline]
     pub(super) fn receive(&self, patience: Patience) -> Result<Message, Failure> {
-        let message = self.receiver().receive(patience)?;
+        let message = match self {
+            Self::Near(connection) => connection.receiver().untyped().receive(patience)?,
+            Self::Far(link) => return Ok(Message::of_bytes(TAG, link.receive(patience)?)),
+        };
         if message.tag == TAG {
             return Ok(message);
         }

@@ -66,6 +66,15 @@ enum Body {
 }
 
 impl Message {
+    /// One that did not come through a ring.
+    pub(crate) fn of_bytes(tag: u32, bytes: Vec<u8>) -> Self {
+        Self {
+            tag,
+            body: Body::Copied(bytes),
+            incoming: Incoming::default(),
+        }
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         match &self.body {
             Body::Copied(bytes) => bytes,
@@ -90,7 +99,7 @@ thread_local! {
 impl Drop for Message {
     fn drop(&mut self) {
         if let Body::Copied(bytes) = &mut self.body {
-            if bytes.capacity() != 0 {
+            if (1..=RING).contains(&bytes.capacity()) {
                 SPARE.set(std::mem::take(bytes));
             }
         }

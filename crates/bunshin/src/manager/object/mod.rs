@@ -128,7 +128,7 @@ impl Reply {
     }
 
     /// Adds a copy of a value.
-    fn push(&mut self, value: &Stored) -> Result<()> {
+    pub(super) fn push(&mut self, value: &Stored) -> Result<()> {
         if value.is_plain() {
             return self.push_bytes(&value.bytes);
         }

@@ -6,9 +6,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::client::Referent;
 use super::super::message::{Op, Status};
 use super::super::object::gate::ACT;
+use super::super::referent::Referent;
 use super::proxy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transport::Patience;

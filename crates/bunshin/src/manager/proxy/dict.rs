@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::client::Referent;
 use super::super::message::{Op, Status};
+use super::super::referent::Referent;
 use super::proxy;
 use crate::error::Result;
 

@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::client::Referent;
 use super::super::message::{Op, Status};
+use super::super::referent::Referent;
 use super::proxy;
 use crate::error::Result;
 use crate::transport::Patience;

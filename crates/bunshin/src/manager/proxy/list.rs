@@ -7,8 +7,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::client::{Ask, Referent};
+use super::super::client::Ask;
 use super::super::message::{Op, Status};
+use super::super::referent::Referent;
 use super::proxy;
 use crate::error::Result;
 

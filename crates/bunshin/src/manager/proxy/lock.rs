@@ -5,8 +5,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::client::{Answer, Referent};
+use super::super::client::Answer;
 use super::super::message::{Op, Status};
+use super::super::referent::Referent;
 use super::proxy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{LockError, Recover};

@@ -22,7 +22,7 @@ macro_rules! proxy {
     ($name:ident $(<$($type:ident),+>)?) => {
         impl $(<$($type),+>)? $name $(<$($type),+>)? {
             #[allow(dead_code)]
-            pub(in crate::manager) fn of(referent: $crate::manager::client::Referent) -> Self {
+            pub(in crate::manager) fn of(referent: $crate::manager::referent::Referent) -> Self {
                 Self {
                     referent: std::sync::Arc::new(referent),
                     types: std::marker::PhantomData,
@@ -30,7 +30,7 @@ macro_rules! proxy {
             }
 
             #[allow(dead_code)]
-            pub(in crate::manager) fn referent(&self) -> &$crate::manager::client::Referent {
+            pub(in crate::manager) fn referent(&self) -> &$crate::manager::referent::Referent {
                 &self.referent
             }
         }
@@ -63,9 +63,9 @@ macro_rules! proxy {
         impl<'de, $($($type),+)?> serde::Deserialize<'de> for $name $(<$($type),+>)? {
             fn deserialize<Z: serde::Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
                 use serde::de::Error as _;
-                let (tag, form) = <(u32, $crate::manager::client::Form)>::deserialize(deserializer)?;
+                let (tag, form) = <(u32, $crate::manager::referent::Form)>::deserialize(deserializer)?;
                 // Taken in any case, so that what came is let go of.
-                let referent = $crate::manager::client::Referent::arrive(&form)
+                let referent = $crate::manager::referent::Referent::arrive(form)
                     .map_err(Z::Error::custom)?;
                 if tag != $crate::codec::serde::tag::<Self>() {
                     return Err(Z::Error::custom(format!(

@@ -6,9 +6,9 @@ use std::sync::{Arc, RwLock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::super::client::Referent;
 use super::super::managed::{self, CallError, Entering, Managed, MethodCall, Proxy};
 use super::super::message::Op;
+use super::super::referent::Referent;
 use super::proxy;
 use crate::codec::outcome::Failure;
 use crate::error::{Error, ErrorKind, Result};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::super::client::Referent;
 use super::super::message::{Op, Status};
+use super::super::referent::Referent;
 use super::proxy;
 use crate::connection::{RecvError, RecvTimeoutError, SendError, TryRecvError, TrySendError};
 use crate::error::{Error, ErrorKind, Result};

@@ -33,6 +33,9 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// After so many questions it is gone.
 const KEEPALIVE_COUNT: u32 = 6;
+/// What was sent and has not been received for so long, in milliseconds, is not going to be:
+/// while something is on its way no such questions are asked.
+const UNRECEIVED_MS: u32 = 120_000;
 
 impl Place {
     fn encode(&self) -> io::Result<SocketAddrAny> {
@@ -145,6 +148,7 @@ pub(crate) fn prepare(fd: BorrowedFd<'_>, place: &Place) -> io::Result<()> {
         sockopt::set_tcp_keepidle(fd, KEEPALIVE_IDLE)?;
         sockopt::set_tcp_keepintvl(fd, KEEPALIVE_INTERVAL)?;
         sockopt::set_tcp_keepcnt(fd, KEEPALIVE_COUNT)?;
+        sockopt::set_tcp_user_timeout(fd, UNRECEIVED_MS)?;
     }
     Ok(())
 }

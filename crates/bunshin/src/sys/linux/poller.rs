@@ -26,6 +26,23 @@ impl Poller {
         Ok(epoll::add(&self.0, fd, data, flags)?)
     }
 
+    /// Has a descriptor be ready while there is room to write, and not for what there is to
+    /// read; or the other way round again.
+    pub(crate) fn expect_room(
+        &self,
+        fd: BorrowedFd<'_>,
+        number: u64,
+        is_for_room: bool,
+    ) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(number);
+        let flags = if is_for_room {
+            epoll::EventFlags::OUT
+        } else {
+            epoll::EventFlags::IN | epoll::EventFlags::RDHUP
+        };
+        Ok(epoll::modify(&self.0, fd, data, flags)?)
+    }
+
     /// Takes a descriptor out, before it is closed.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         let _ = epoll::delete(&self.0, fd);
