@@ -5,9 +5,7 @@
 //! inputs that are kept in `fuzz/seeds`; it is no part of the public surface. Each function
 //! takes any bytes and must return: no panic, no endless wait, no memory beyond what the
 //! bytes are worth. To add one, write the function, list it in [`TARGETS`], and add
-//! a file of its name to `fuzz/fuzz_targets` and a `[[bin]]` to `fuzz/Cargo.toml`. A
-//! manager's messages have their place here too, as the function `manager`: it takes the
-//! bytes of a request as they come from a client that has shown the key.
+//! a file of its name to `fuzz/fuzz_targets` and a `[[bin]]` to `fuzz/Cargo.toml`.
 
 // The unit tests see it as a module of their own crate only.
 #![cfg_attr(not(fuzzing), allow(unreachable_pub))]
@@ -43,6 +41,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("stream", stream),
     ("auth", auth),
     ("heap", heap),
+    ("manager", manager),
 ];
 
 /// The longest message that [`stream`] takes.
@@ -133,6 +132,11 @@ pub fn auth(bytes: &[u8]) {
     }
     let sure = converse(flags & 1 != 0, flags & 2 != 0, &messages);
     assert!(!sure, "somebody without the key was believed");
+}
+
+/// A manager's messages, of clients that have shown the key, and what its objects do then.
+pub fn manager(bytes: &[u8]) {
+    crate::manager::fuzz_messages(bytes);
 }
 
 /// The frames in a pipe's ring, written by a peer that writes what it likes.

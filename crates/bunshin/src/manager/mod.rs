@@ -10,16 +10,21 @@
 //! | work | [`PoolProxy`] |
 //! | the program's own | [`Proxy`], by [`managed`](macro@crate::managed) |
 
-// - `handle`: the manager and its builder.
+// - `handle`: the manager and its builder; `remote` the same over a network.
 // - `proxy`: what clients hold of objects; `managed` those of the program's own.
-// - `client`: this process as a client: connections, references, proxies in messages.
+// - `client`: this process as a client: connections and requests; `referent` references, and
+//   proxies in messages.
 // - `message`: what the two sides tell each other; `wire` a connection.
-// - `server`: the server's process; `direct` its threads for the program's own objects.
+// - `server`: the server's process; `direct` its threads for the program's own objects;
+//   `serving` those that take connections over a network, `guests` what becomes of these.
 // - `fuzzing`: the way in for a fuzzer.
-// - `registry`: objects and who refers to them; `object` what they do.
+// - `registry`: objects and who refers to them; `object` what they do; `circles` those that
+//   nobody refers to but each other.
 
+mod circles;
 mod client;
 mod direct;
+#[cfg(any(fuzzing, all(test, not(loom))))]
 mod fuzzing;
 mod guests;
 mod handle;
@@ -34,7 +39,8 @@ mod server;
 mod serving;
 mod wire;
 
-pub use fuzzing::fuzz_messages;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+pub(crate) use fuzzing::fuzz_messages;
 pub use handle::{Manager, ManagerBuilder};
 pub use managed::{CallError, Managed, MethodCall, Proxy, macro_support};
 pub use proxy::barrier::{BarrierError, BarrierProxy};

@@ -55,6 +55,8 @@ pub(super) struct Registry {
     table: Mutex<Table>,
     /// Drops the program's own objects, whose destructors may take their time.
     graveyard: Sender<Own>,
+    /// With how many objects circles are looked for next.
+    pub(super) collect_at: Mutex<usize>,
     /// Where other threads of the server leave what is for its first.
     pub(super) inbox: OnceLock<Arc<Inbox>>,
 }
@@ -86,6 +88,7 @@ impl Registry {
             id,
             table: Mutex::default(),
             graveyard,
+            collect_at: Mutex::default(),
             inbox: OnceLock::new(),
         })
     }
@@ -124,6 +127,11 @@ impl Registry {
 
     pub(super) fn published(&self, name: &str) -> Option<Arc<Published>> {
         lock(&self.table).published.get(name).cloned()
+    }
+
+    /// All objects that there are.
+    pub(super) fn slots(&self) -> Vec<Weak<Slot>> {
+        lock(&self.table).objects.values().cloned().collect()
     }
 
     /// How many objects there are.

@@ -520,6 +520,7 @@ impl Server {
                 let object = Object::create(kind, &mut call)?;
                 let slot = self.registry.insert(object);
                 session.hold(&slot);
+                self.registry.collect_some();
                 reply.set(Status::Ok, slot.number);
             }
             Op::Adopt => {
@@ -580,6 +581,7 @@ impl Server {
                 }
             }
             Op::Census => {
+                self.registry.collect();
                 reply.set(Status::Ok, self.registry.len() as u64);
                 // Not this process itself, whose objects may use proxies.
                 let sessions = self.sessions.saturating_sub(1) as u64;

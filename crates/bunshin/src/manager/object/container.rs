@@ -14,6 +14,10 @@ pub(in super::super) struct Dict {
 }
 
 impl Dict {
+    pub(super) fn values(&self) -> impl Iterator<Item = &Stored> {
+        self.values.values()
+    }
+
     #[inline]
     pub(super) fn apply(&mut self, call: &mut Call<'_>, reply: &mut Reply) -> Result<Flow> {
         match call.op {
@@ -100,6 +104,10 @@ pub(in super::super) struct List {
 }
 
 impl List {
+    pub(super) fn values(&self) -> impl Iterator<Item = &Stored> {
+        self.values.iter()
+    }
+
     /// Appends the call's fields.
     pub(super) fn extend(&mut self, call: &mut Call<'_>) -> Result<()> {
         while call.fields.clone().next().is_some() {

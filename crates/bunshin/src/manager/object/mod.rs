@@ -234,6 +234,19 @@ impl Object {
         }
     }
 
+    /// Tells of each object that this one holds, as often as it does.
+    pub(super) fn each_named(&self, tell: &mut dyn FnMut(&Arc<Slot>)) {
+        let mut tell_all = |value: &Stored| value.named().iter().for_each(&mut *tell);
+        match self {
+            Self::Dict(dict) => dict.values().for_each(tell_all),
+            Self::List(list) => list.values().for_each(tell_all),
+            Self::Cell(value) => tell_all(value),
+            Self::Queue(queue) => queue.values().for_each(tell_all),
+            // A program's own object holds what it does as a client.
+            _ => {}
+        }
+    }
+
     /// The time of a waiting caller is over.
     pub(super) fn expire(&mut self, who: Caller, others: &mut Vec<Answer>) {
         match self {

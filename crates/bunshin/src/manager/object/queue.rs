@@ -33,6 +33,11 @@ impl Queue {
         }
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &Stored> {
+        let sent = self.senders.iter().map(|(_, item)| item);
+        self.items.iter().chain(sent)
+    }
+
     pub(super) fn apply(
         &mut self,
         call: &mut Call<'_>,
