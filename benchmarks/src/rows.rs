@@ -639,6 +639,18 @@ pub const ROWS: &[Row] = &[
         goals: &[goal("bunshin", Limit::Number(0.3))],
     },
     Row {
+        name: "manager-get-remote",
+        title: "A manager's dict over TCP on loopback, read by one process",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin", manager::bunshin_remote),
+            peer("CPython", manager::cpython_remote),
+        ],
+        goals: &[goal("bunshin", Limit::Times(1.0, "CPython"))],
+    },
+    Row {
         name: "manager-get-4",
         title: "A manager's dict, read by four processes",
         unit: Unit::MillionsPerSecond,

@@ -60,6 +60,23 @@ pub fn bunshin_four(work: &Work) -> Result<f64> {
     bunshin(work, 4)
 }
 
+/// One client of Bunshin's that is connected over TCP.
+pub fn bunshin_remote(work: &Work) -> Result<f64> {
+    fn far(address: String, budget: Duration) -> f64 {
+        let there = Manager::connect(&address, "key").expect("it is served");
+        let found = there.find("both").expect("the server lives");
+        let (dict, barrier): (DictProxy<u32, u32>, BarrierProxy) = found.expect("it is published");
+        read(dict, barrier, budget)
+    }
+    let manager = Manager::new()?;
+    let dict = manager.dict::<u32, u32>()?;
+    dict.update((0..KEYS).map(|key| (key, key)))?;
+    manager.publish("both", &(dict, manager.barrier(1)?))?;
+    let address = manager.serve("key").bind("127.0.0.1:0")?;
+    let child = Process::start(far, (address.to_string(), work.budget))?;
+    Ok(1.0 / child.result()?)
+}
+
 /// The same in CPython, with `fork`, its quickest start.
 const SCRIPT: &str = "
 import multiprocessing, sys, time
@@ -89,9 +106,50 @@ def main():
 main()
 ";
 
+/// CPython's over TCP: a server of its own, and a client that is connected to it.
+const REMOTE: &str = "
+import sys, time
+from multiprocessing.managers import SyncManager
+class Served(SyncManager): pass
+class Far(SyncManager): pass
+DATA = {n: n for n in range(100)}
+def main():
+    budget = float(sys.argv[2])
+    from multiprocessing.managers import DictProxy
+    Served.register('data', lambda: DATA, DictProxy)
+    Far.register('data', proxytype=DictProxy)
+    import multiprocessing
+    served = Served(('127.0.0.1', 0), b'key', ctx=multiprocessing.get_context('fork'))
+    served.start()
+    far = Far(served.address, b'key')
+    far.connect()
+    data = far.data()
+    def one_round():
+        for n in range(200):
+            assert data.get(n % 100) == n % 100
+    one_round()
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < budget:
+        one_round()
+        count += 200
+    print(count / (time.perf_counter() - started))
+    del data
+    served.shutdown()
+main()
+";
+
+/// A client of CPython's over TCP.
+pub fn cpython_remote(work: &Work) -> Result<f64> {
+    python(work, REMOTE, 1)
+}
+
 fn cpython(work: &Work, clients: usize) -> Result<f64> {
+    python(work, SCRIPT, clients)
+}
+
+fn python(work: &Work, script: &str, clients: usize) -> Result<f64> {
     let output = Command::new("python3")
-        .args(["-c", SCRIPT, &clients.to_string()])
+        .args(["-c", script, &clients.to_string()])
         .arg(work.budget.as_secs_f64().to_string())
         .output()?;
     if !output.status.success() {

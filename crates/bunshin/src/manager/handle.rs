@@ -91,9 +91,9 @@ impl ManagerBuilder {
 ///
 /// The objects are reached by proxies, which go to any process in any message: as arguments,
 /// through pipes, and into each other. An object lives as long as there is a proxy to it, in
-/// any process, on its way in a message, or inside another object. (Objects that hold each
-/// other in a circle stay until the server ends.) Calls of many clients run side by side: one
-/// that waits, for a lock or for an item, delays no other.
+/// any process, on its way in a message, or inside another object. Objects that hold each
+/// other in a circle are collected once there are many of them. Calls of many clients run side
+/// by side: one that waits, for a lock or for an item, delays no other.
 ///
 /// The server ends when the manager is dropped or its process ends, and when it is killed:
 /// all calls then fail with `Disconnected` at once. A client that dies, at whatever moment,
