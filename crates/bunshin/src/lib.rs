@@ -132,6 +132,8 @@ mod shared;
 mod shm;
 mod sync;
 mod sys;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 mod transport;
 
 #[cfg(feature = "macros")]
@@ -147,9 +149,11 @@ pub use connection::{
 pub use context::{Context, cpu_count};
 pub use error::{Error, ErrorKind, Result};
 pub use manager::{CallError, Managed, Manager, ManagerBuilder};
+#[cfg(feature = "tokio")]
+pub use pool::ImapStream;
 pub use pool::{
-    Batch, Imap, MapHandle, ParMap, Pool, PoolBuilder, StatefulPool, StatefulPoolBuilder,
-    TaskHandle, ThreadImap, ThreadPool,
+    Batch, Imap, MapFuture, MapHandle, ParMap, Pool, PoolBuilder, StatefulPool,
+    StatefulPoolBuilder, TaskFuture, TaskHandle, ThreadImap, ThreadPool,
 };
 pub use process::{
     CurrentProcess, ExitStatus, Fork, Panic, ParentProcess, PreloadOutcome, Process,

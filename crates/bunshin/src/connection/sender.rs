@@ -170,11 +170,28 @@ impl<T: Serialize> Sender<T> {
     }
 
     fn send_value(&self, value: &T, patience: Patience) -> Result<(), Failure> {
+        self.send_value_spanning(value, patience, &mut 0)
+    }
+
+    /// Sends a value if that takes no waiting; says how many bytes of the pipe it takes.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn try_send_spanning(&self, value: &T, span: &mut usize) -> Result<(), Failure> {
+        self.send_value_spanning(value, Patience::Never, span)
+    }
+
+    fn send_value_spanning(
+        &self,
+        value: &T,
+        patience: Patience,
+        span: &mut usize,
+    ) -> Result<(), Failure> {
         let mut bytes = SPARE.take();
         bytes.clear();
         let mut outgoing = Outgoing::new(Some(self.memory.heap.clone()));
         let result = match encode(value, &mut bytes, &mut outgoing) {
-            Ok(()) => self.inner.send(self.tag, &bytes, &mut outgoing, patience),
+            Ok(()) => self
+                .inner
+                .send_spanning(self.tag, &bytes, &mut outgoing, patience, span),
             Err(error) => {
                 outgoing.discard();
                 Err(Failure::Other(error))

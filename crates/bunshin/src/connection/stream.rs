@@ -75,7 +75,7 @@ impl<S, R> StreamConnection<S, R> {
         Self::new(Link::new(Wire::plain(socket), MESSAGE_LIMIT), peer)
     }
 
-    pub(super) fn link(&self) -> &Link {
+    pub(crate) fn link(&self) -> &Link {
         &self.link
     }
 

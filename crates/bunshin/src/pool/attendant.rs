@@ -2,8 +2,9 @@
 //!
 //! Who waits for a pool does its work. What is to happen though nobody waits needs a thread:
 //! moving the backlog on when more tasks are out than the table holds, sending handles of the
-//! system to workers that ask for them, time limits, and callbacks. The first such need starts `bunshin-pool`, which drives the pool while there is
-//! such a need and sleeps otherwise; the first callback starts `bunshin-calls`, which runs
+//! system to workers that ask for them, time limits, callbacks, and futures that wait. The
+//! first such need starts `bunshin-pool`, which drives the pool while there is such a need and
+//! sleeps otherwise; the first callback starts `bunshin-calls`, which runs
 //! callbacks one after the other, so that a slow one holds up no other thing. Both end with
 //! the pool.
 //!
@@ -13,13 +14,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::mpsc;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 
 use super::dispatcher::{Core, Dispatcher};
 use super::drive::LowWater;
 use super::outcomes::Job;
 use super::state::Phase;
+use crate::error::{Error, ErrorKind, Result};
 use crate::process::{StartMethod, panic};
 use crate::sys::process::is_hosted;
 
@@ -48,6 +50,8 @@ impl Core {
     fn needs_driving(&self) -> bool {
         self.posts.has_backlog()
             || self.posts.is_calling()
+            || self.posts.is_awaited()
+            || !self.streams.is_empty()
             // Workers ask for them.
             || !self.task_handles.is_empty()
             || self.has_unpushed()
@@ -111,6 +115,24 @@ impl Dispatcher {
         self.call_on_duty(core);
     }
 
+    /// Sees to it that a thread drives the pool, for a future that cannot.
+    pub(crate) fn have_attendant(&self, core: &mut Core) -> Result<()> {
+        self.want_attendant(core, false);
+        if core.attendants.supervisor.is_some() {
+            return Ok(());
+        }
+        let why = if core.recipe.method == StartMethod::Fork && !is_hosted() {
+            "its workers are forked, and it may have no thread that looks after it meanwhile; \
+             wait for it, or let the pool spawn its workers"
+        } else {
+            "there is no thread that looks after it meanwhile"
+        };
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("await a task of a pool: {why}"),
+        ))
+    }
+
     pub(crate) fn call_on_duty(&self, core: &Core) {
         if core.attendants.is_asleep {
             self.duty.notify_all();
@@ -126,7 +148,7 @@ impl Dispatcher {
                     return;
                 }
                 core.attendants.is_asleep = true;
-                core = self.duty.wait(core).unwrap_or_else(PoisonError::into_inner);
+                core = core.wait(&self.duty, None);
                 core.attendants.is_asleep = false;
             }
             drop(core);

@@ -152,7 +152,8 @@ impl<'a> Batch<'a> {
             .order(entry, &outcomes)
             .and_then(|order| self.post(&order, arguments));
         let hint = posted.unwrap_or_else(|error| {
-            outcomes.deliver(0, Err(error));
+            // Nobody has the handle yet, so that nobody is to be told.
+            let _ = outcomes.deliver(0, Err(error));
             // There is no post to look for.
             usize::MAX
         });
@@ -178,7 +179,7 @@ impl<'a> Batch<'a> {
                 Err(error) => Err(again(error)),
             };
             if let Err(error) = posted {
-                outcomes.deliver(position, Err(error));
+                let _ = outcomes.deliver(position, Err(error));
             }
         }
         outcomes.seal();

@@ -11,10 +11,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::attendant::{Attendants, acquaint};
+use super::held::{Held, Stream};
 use super::limits::Limits;
 use super::message::{self, Arrived};
 use super::post::Posts;
@@ -52,6 +53,8 @@ pub(crate) struct Core {
     /// Tasks whose entries the queue has had no room for yet: slot and ticket.
     unpushed: VecDeque<(u32, u32)>,
     pub(crate) posts: Posts,
+    /// Batches that futures wait for.
+    pub(crate) streams: Vec<Stream>,
     pub(crate) limits: Limits,
     pub(crate) attendants: Attendants,
     /// Workers that are to be replaced by whoever started them.
@@ -407,6 +410,7 @@ impl Dispatcher {
             next_kept: 0,
             unpushed: VecDeque::new(),
             posts: Posts::default(),
+            streams: Vec::new(),
             limits: Limits::default(),
             attendants: Attendants::default(),
             vacant: Vec::new(),
@@ -432,8 +436,8 @@ impl Dispatcher {
         }))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn lock(&self) -> Held<'_> {
+        Held::new(&self.core)
     }
 
     /// Whether this is the process that made the pool.
@@ -471,6 +475,7 @@ impl Dispatcher {
         let mut core = self.lock();
         let actions = core.state.close_batch(batch);
         core.act(actions);
+        core.streams.retain(|stream| stream.batch != batch);
         if *core.state.phase() == Phase::Closed && core.is_idle() {
             core.dismiss(false);
         }

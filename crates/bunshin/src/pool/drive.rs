@@ -4,10 +4,10 @@
 //! from the backlog and enforces time limits. Of several threads that wait, one watches the
 //! workers, and the others wait for it (`Core::is_watched`).
 
-use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::dispatcher::{Core, Dispatcher, Outcome};
+use super::held::Held;
 use super::state::Phase;
 use super::supervisor::watch;
 use crate::error::{Error, ErrorKind, Result};
@@ -81,25 +81,10 @@ impl Dispatcher {
         }
     }
 
-    fn sleep<'a>(
-        &'a self,
-        mut core: MutexGuard<'a, Core>,
-        deadline: Option<Instant>,
-    ) -> MutexGuard<'a, Core> {
+    fn sleep<'a>(&'a self, mut core: Held<'a>, deadline: Option<Instant>) -> Held<'a> {
         core.n_asleep += 1;
-        let mut core = match deadline {
-            None => self
-                .changed
-                .wait(core)
-                .unwrap_or_else(PoisonError::into_inner),
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                self.changed
-                    .wait_timeout(core, left)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
-            }
-        };
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let mut core = core.wait(&self.changed, left);
         core.n_asleep -= 1;
         core
     }
@@ -165,7 +150,7 @@ impl Dispatcher {
     /// Spins or sleeps until a worker has something to say.
     fn watch_once<'a>(
         &'a self,
-        mut core: MutexGuard<'a, Core>,
+        mut core: Held<'a>,
         low_water: LowWater,
         until: Option<Instant>,
         done: &mut impl FnMut(&mut Core) -> bool,
@@ -188,6 +173,8 @@ impl Dispatcher {
         }
         let low_water = match low_water {
             _ if core.posts.has_backlog() || core.has_unpushed() => SLOTS / 2,
+            // Futures wait for some of them, as `Half` is for.
+            LowWater::At(_) if core.is_awaited() => table.waiting() / 2,
             LowWater::At(tasks) => tasks,
             LowWater::Half => table.waiting() / 2,
         };

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::outcomes::{Decode, Outcome, Outcomes, Source, Taken};
@@ -19,7 +20,7 @@ enum Shown<R> {
 }
 
 /// What both kinds of handles are made of.
-struct Handle<R> {
+pub(super) struct Handle<R> {
     outcomes: Arc<Outcomes>,
     source: Arc<dyn Source>,
     /// Where the post of its one task is.
@@ -42,6 +43,18 @@ impl<R> Handle<R> {
         self.outcomes.is_ready()
     }
 
+    /// Has a future woken once it is ready. True if it is ready now.
+    pub(super) fn watch(&self, waker: &Waker) -> Result<bool> {
+        if self.outcomes.is_ready() {
+            return Ok(true);
+        }
+        self.source.watch(&self.outcomes, waker)
+    }
+
+    pub(super) fn unwatch(&self) {
+        self.source.unwatch(&self.outcomes);
+    }
+
     fn cancel(&self, also_running: bool) -> usize {
         let (outcomes, source) = (&self.outcomes, &self.source);
         source.cancel(outcomes, self.hint, also_running)
@@ -50,7 +63,7 @@ impl<R> Handle<R> {
 
 impl<R: 'static> Handle<R> {
     /// Waits, and takes everything.
-    fn get(&self) -> Result<Vec<Result<R, TaskError>>> {
+    pub(super) fn get(&self) -> Result<Vec<Result<R, TaskError>>> {
         self.wait(None)?;
         Ok(match self.outcomes.take() {
             Taken::Outcomes(outcomes) => outcomes.into_iter().map(self.read).collect(),
@@ -144,7 +157,8 @@ macro_rules! waits {
 /// A task that is under way.
 ///
 /// Dropping it changes nothing: the task is done all the same. After a pool has been
-/// terminated or dropped, tasks that were not done have been cancelled.
+/// terminated or dropped, tasks that were not done have been cancelled. In `async` code,
+/// `.await` gives the result: see [`TaskFuture`](crate::TaskFuture).
 ///
 /// # Source
 /// CPython's `multiprocessing.pool.AsyncResult`.
@@ -163,7 +177,7 @@ macro_rules! waits {
 #[doc(alias = "AsyncResult")]
 #[must_use = "the task's result and its error come with the handle"]
 pub struct TaskHandle<R> {
-    handle: Handle<R>,
+    pub(super) handle: Handle<R>,
 }
 
 impl<R> TaskHandle<R> {
@@ -322,7 +336,7 @@ impl<R: Send + 'static> TaskHandle<R> {
 #[doc(alias = "AsyncResult")]
 #[must_use = "the results and errors come with the handle"]
 pub struct MapHandle<R> {
-    handle: Handle<R>,
+    pub(super) handle: Handle<R>,
 }
 
 impl<R> MapHandle<R> {

@@ -24,18 +24,28 @@ const WINDOW_MAX: usize = SLOTS / 2;
 /// wait to be asked for. Dropping it cancels the rest.
 pub struct Imap<I: Iterator, R> {
     /// Nothing if the pool takes no tasks.
-    run: Option<Run>,
+    pub(super) run: Option<Run>,
     items: Peekable<Enumerate<Fuse<I>>>,
     is_ordered: bool,
     window: usize,
     window_max: usize,
     /// Results given since the window was last filled.
     since: usize,
-    out: usize,
+    pub(super) out: usize,
     /// From the position of the next result on, if they are ordered.
     waiting: VecDeque<Option<Result<R, TaskError>>>,
     front: usize,
     is_over: bool,
+}
+
+/// What going on without waiting has come to.
+pub(super) enum Step<R> {
+    /// The next result, or nothing after the last.
+    Next(Option<Result<R, TaskError>>),
+    /// Nothing yet, and there is more to do: the items come slowly.
+    More,
+    /// Nothing, until the pool has done something.
+    Wait,
 }
 
 /// What happens to items while a window is filled.
@@ -187,30 +197,39 @@ where
         Ok(())
     }
 
-    fn advance(&mut self, deadline: Option<Instant>) -> Result<Option<Result<R, TaskError>>> {
+    /// Goes on without waiting.
+    pub(super) fn step(&mut self) -> Step<R> {
         // While its consumer takes what is there, the pool is given more in good time.
         if self.since > self.window / 4 {
             if let Err(error) = self.take(None) {
-                return Ok(self.break_off(error));
+                return Step::Next(self.break_off(error));
             }
             self.fill();
         }
+        if let Some(result) = self.pop() {
+            return Step::Next(Some(result));
+        }
+        let goes_on = self.fill();
+        if let Err(error) = self.take(None) {
+            return Step::Next(self.break_off(error));
+        }
+        if let Some(result) = self.pop() {
+            Step::Next(Some(result))
+        } else if goes_on {
+            Step::More
+        } else if self.out == 0 && (self.is_over || self.items.peek().is_none()) {
+            Step::Next(None)
+        } else {
+            Step::Wait
+        }
+    }
+
+    fn advance(&mut self, deadline: Option<Instant>) -> Result<Option<Result<R, TaskError>>> {
         loop {
-            if let Some(result) = self.pop() {
-                return Ok(Some(result));
-            }
-            let goes_on = self.fill();
-            if let Err(error) = self.take(None) {
-                return Ok(self.break_off(error));
-            }
-            if let Some(result) = self.pop() {
-                return Ok(Some(result));
-            }
-            if goes_on && deadline.is_none() {
-                continue;
-            }
-            if self.out == 0 && (self.is_over || self.items.peek().is_none()) {
-                return Ok(None);
+            match self.step() {
+                Step::Next(next) => return Ok(next),
+                Step::More if deadline.is_none() => continue,
+                Step::More | Step::Wait => {}
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(Error::new(ErrorKind::TimedOut, "wait for the next result"));
@@ -229,15 +248,20 @@ where
             if let Err(error) = self.take(Some(deadline)) {
                 return Ok(self.break_off(error));
             }
-            if before - self.out > self.window / 4 {
-                // So many in one wait: they are quick, and waiting is what takes time.
-                self.window = (self.window * 2).min(self.window_max);
-            }
+            self.widen(before);
+        }
+    }
+
+    /// Opens the window if so many of `before` results have come in one wait: the tasks are
+    /// quick, and waiting is what takes time.
+    pub(super) fn widen(&mut self, before: usize) {
+        if before.saturating_sub(self.out) > self.window / 4 {
+            self.window = (self.window * 2).min(self.window_max);
         }
     }
 
     /// Gives an error instead of all that is left.
-    fn break_off(&mut self, error: TaskError) -> Option<Result<R, TaskError>> {
+    pub(super) fn break_off(&mut self, error: TaskError) -> Option<Result<R, TaskError>> {
         self.run = None;
         self.is_over = true;
         self.out = 0;

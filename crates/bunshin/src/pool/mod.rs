@@ -4,6 +4,8 @@
 //! - `map`: many results at once; `imap`: one by one; `handle`: later.
 //! - `dispatcher`: tasks into the table and results out of it; `message`: their form.
 //! - `drive`: waiting, and doing the pool's work meanwhile; `limits`: tasks that take too long.
+//! - `awaited`, `stream`: handles and imaps as futures and streams.
+//! - `held`: the lock over all that changes, and who is woken after it.
 //! - `post`, `outcomes`: tasks that nobody waits for now; `attendant`: the threads for them.
 //! - `supervisor`: starts, watches and replaces workers; `worker`: what those run.
 //! - `par_map`: a pool of forks, for a closure that borrows.
@@ -11,11 +13,13 @@
 //! - `state`: what is decided, without I/O or clocks.
 
 mod attendant;
+mod awaited;
 mod batch;
 mod builder;
 mod dispatcher;
 mod drive;
 mod handle;
+mod held;
 mod imap;
 mod limits;
 mod map;
@@ -25,16 +29,21 @@ mod par_map;
 mod post;
 mod state;
 mod stateful;
+#[cfg(feature = "tokio")]
+mod stream;
 mod supervisor;
 mod thread_pool;
 mod worker;
 
+pub use awaited::{MapFuture, TaskFuture};
 pub use batch::Batch;
 pub use builder::PoolBuilder;
 pub use handle::{MapHandle, TaskHandle};
 pub use imap::Imap;
 pub use par_map::ParMap;
 pub use stateful::{StatefulPool, StatefulPoolBuilder};
+#[cfg(feature = "tokio")]
+pub use stream::ImapStream;
 pub use thread_pool::{ThreadImap, ThreadPool};
 
 use std::fmt;

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::Instant;
 
 use super::message::Arrived;
@@ -48,6 +49,23 @@ pub(crate) trait Source: Send + Sync {
     /// Has `attach` add a callback while no outcome is delivered, which says whether that will
     /// be called by and by, and what is to be called now.
     fn attach(&self, attach: &mut dyn FnMut() -> (bool, Option<Job>));
+    /// Has a future woken once all outcomes are there, and sees to it that they come though
+    /// nobody waits. True if they are there already, and nobody will be woken.
+    fn watch(&self, outcomes: &Arc<Outcomes>, waker: &Waker) -> Result<bool>;
+    /// The future is gone.
+    fn unwatch(&self, outcomes: &Outcomes);
+}
+
+/// What the last outcome of a handle sets off, once no lock is held.
+#[must_use]
+#[derive(Default)]
+pub(crate) struct Aftermath {
+    /// What calls its callbacks.
+    pub(crate) job: Option<Job>,
+    /// The future that waits for it, unless callbacks come first.
+    pub(crate) waker: Option<Waker>,
+    /// Whether a future did wait for it.
+    pub(crate) was_awaited: bool,
 }
 
 /// The outcomes of one or many tasks.
@@ -67,6 +85,10 @@ struct Inner {
     /// There from the first callback on, until they are being called.
     decode: Option<Decode>,
     is_calling: bool,
+    /// The future that waits for all this.
+    waker: Option<Waker>,
+    /// Whether that future is counted by who does the tasks.
+    is_awaited: bool,
     /// What callbacks were shown.
     decoded: Option<Box<dyn Any + Send>>,
 }
@@ -130,22 +152,50 @@ impl Outcomes {
         self.is_map.then_some(position)
     }
 
-    /// Takes the outcome of a task; gives what is to be called now.
-    pub(crate) fn deliver(self: &Arc<Self>, position: usize, outcome: Outcome) -> Option<Job> {
+    /// Takes the outcome of a task; gives what is to be done now.
+    pub(crate) fn deliver(self: &Arc<Self>, position: usize, outcome: Outcome) -> Aftermath {
+        let mut aftermath = Aftermath::default();
         let mut inner = self.lock();
         let Some(slot @ None) = inner.outcomes.get_mut(position) else {
-            return None;
+            return aftermath;
         };
         *slot = Some(outcome);
         inner.left -= 1;
         if inner.left > 0 {
+            return aftermath;
+        }
+        aftermath.was_awaited = std::mem::take(&mut inner.is_awaited);
+        if inner.decode.is_some() {
+            aftermath.job = Some(self.job(&mut inner));
+        } else {
+            self.is_ready.store(true, Ordering::Release);
+            aftermath.waker = inner.waker.take();
+        }
+        aftermath
+    }
+
+    /// Has a future woken once it is ready. Nothing if it is ready already; or else whether
+    /// the future is to be counted from now on.
+    pub(crate) fn watch(&self, waker: &Waker) -> Option<bool> {
+        let mut inner = self.lock();
+        if self.is_ready() {
             return None;
         }
-        if inner.decode.is_some() {
-            return Some(self.job(&mut inner));
+        match &mut inner.waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
         }
-        self.is_ready.store(true, Ordering::Release);
-        None
+        // While callbacks are being called, nothing more has to be done for it.
+        let is_new = inner.left > 0 && !inner.is_awaited;
+        inner.is_awaited |= is_new;
+        Some(is_new)
+    }
+
+    /// Forgets the future. True if it was counted.
+    pub(crate) fn unwatch(&self) -> bool {
+        let mut inner = self.lock();
+        inner.waker = None;
+        std::mem::take(&mut inner.is_awaited)
     }
 
     fn job(self: &Arc<Self>, inner: &mut Inner) -> Job {
@@ -195,6 +245,11 @@ impl Outcomes {
                 inner.decoded = Some(decoded);
                 inner.is_calling = false;
                 self.is_ready.store(true, Ordering::Release);
+                let waker = inner.waker.take();
+                drop(inner);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
                 return;
             }
             drop(inner);

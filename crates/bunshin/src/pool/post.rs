@@ -10,11 +10,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::dispatcher::{Core, Dispatcher, Written};
 use super::drive::LowWater;
-use super::outcomes::{Job, Outcome, Outcomes, Payload, Source};
+use super::outcomes::{Aftermath, Job, Outcome, Outcomes, Payload, Source};
 use super::state::{Delivery, POSTS, Phase};
 use crate::codec::attachments::Outgoing;
 use crate::error::Result;
@@ -71,6 +72,10 @@ pub(crate) struct Posts {
     has_news: bool,
     /// Handles with callbacks whose tasks are not all done.
     n_calling: usize,
+    /// Handles that futures wait for, whose tasks are not all done.
+    n_awaited: usize,
+    /// Futures whose tasks are done: they are woken by who lets go of the lock.
+    pub(crate) wakers: Vec<Waker>,
 }
 
 fn len_of(blocks: &[Descriptor]) -> u64 {
@@ -104,8 +109,14 @@ impl Posts {
         let post = self.posts.get_mut(key)?.take()?;
         self.free.push(key);
         self.has_news = true;
-        let job = post.outcomes.deliver(post.position, outcome);
+        let Aftermath {
+            job,
+            waker,
+            was_awaited,
+        } = post.outcomes.deliver(post.position, outcome);
         self.n_calling -= usize::from(job.is_some());
+        self.n_awaited -= usize::from(was_awaited);
+        self.wakers.extend(waker);
         job
     }
 
@@ -121,6 +132,11 @@ impl Posts {
     /// Whether somebody is to be called when tasks are done.
     pub(crate) fn is_calling(&self) -> bool {
         self.n_calling > 0
+    }
+
+    /// Whether a future waits for tasks.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.n_awaited > 0
     }
 
     fn push(&mut self, pending: Pending) {
@@ -360,6 +376,33 @@ impl Source for Dispatcher {
         core.attendants.jobs.extend(job);
         self.want_attendant(&mut core, true);
         core.send_jobs();
+    }
+
+    fn watch(&self, outcomes: &Arc<Outcomes>, waker: &Waker) -> Result<bool> {
+        self.check_ours()?;
+        let mut core = self.lock();
+        core.collect();
+        self.tell_others(&mut core, 0);
+        let Some(is_new) = outcomes.watch(waker) else {
+            return Ok(true);
+        };
+        core.posts.n_awaited += usize::from(is_new);
+        let has_attendant = self.have_attendant(&mut core);
+        if has_attendant.is_err() && outcomes.unwatch() {
+            core.posts.n_awaited -= 1;
+        }
+        has_attendant.map(|()| false)
+    }
+
+    fn unwatch(&self, outcomes: &Outcomes) {
+        if !self.is_ours() {
+            return;
+        }
+        let mut core = self.lock();
+        if outcomes.unwatch() {
+            core.posts.n_awaited -= 1;
+            self.tell_all(&core);
+        }
     }
 
     fn cancel(&self, outcomes: &Arc<Outcomes>, hint: Option<usize>, also_running: bool) -> usize {

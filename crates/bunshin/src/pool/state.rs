@@ -266,6 +266,12 @@ impl State {
                 .any(|(other, mail)| *other != batch && !mail.is_empty())
     }
 
+    /// Whether there are outcomes for a batch.
+    pub(crate) fn has_mail(&self, batch: u64) -> bool {
+        let mail = self.mailboxes.get(&batch);
+        mail.is_some_and(|mail| !mail.is_empty())
+    }
+
     fn deliver(&mut self, batch: u64, delivery: Delivery) -> Option<Action> {
         if batch == POSTS {
             self.posted.push_back(delivery);

@@ -5,11 +5,12 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::handle::{MapHandle, TaskHandle};
-use super::outcomes::{Job, Outcome, Outcomes, Payload, Source};
+use super::outcomes::{Aftermath, Job, Outcome, Outcomes, Payload, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{TaskError, panic};
 use crate::sys::thread;
@@ -398,8 +399,8 @@ impl Crew {
     fn begin(&self, task: Task) {
         if let Err(error) = self.check_ours() {
             // Nobody else has the handle yet, so that nobody waits.
-            task.outcomes
-                .deliver(task.position, Err(TaskError::Pool(error)));
+            let error = Err(TaskError::Pool(error));
+            let _ = task.outcomes.deliver(task.position, error);
             return;
         }
         let mut state = self.lock();
@@ -473,8 +474,12 @@ impl Crew {
 
     /// A task is over. Callbacks are called here, by the thread that did it.
     fn end(&self, outcomes: &Arc<Outcomes>, position: usize, outcome: Outcome) {
-        if let Some(job) = outcomes.deliver(position, outcome) {
+        let Aftermath { job, waker, .. } = outcomes.deliver(position, outcome);
+        if let Some(job) = job {
             job();
+        }
+        if let Some(waker) = waker {
+            waker.wake();
         }
         if outcomes.is_ready() && self.lock().n_waiting > 0 {
             self.done.notify_all();
@@ -509,6 +514,16 @@ impl Source for Crew {
     }
 
     fn look(&self) {}
+
+    fn watch(&self, outcomes: &Arc<Outcomes>, waker: &Waker) -> Result<bool> {
+        self.check_ours()?;
+        // The threads do the tasks whether or not anybody waits.
+        Ok(outcomes.watch(waker).is_none())
+    }
+
+    fn unwatch(&self, outcomes: &Outcomes) {
+        outcomes.unwatch();
+    }
 
     fn cancel(&self, outcomes: &Arc<Outcomes>, _hint: Option<usize>, _also_running: bool) -> usize {
         let mut cancelled = Vec::new();

@@ -580,7 +580,11 @@ impl<R: DeserializeOwned> Process<R> {
         self.read(message, status)
     }
 
-    fn read(&self, message: stream::Received, status: Option<ExitStatus>) -> Result<R, TaskError> {
+    pub(crate) fn read(
+        &self,
+        message: stream::Received,
+        status: Option<ExitStatus>,
+    ) -> Result<R, TaskError> {
         let kind = message.kind;
         let (mut incoming, body) = message.into_parts();
         match kind {
@@ -593,7 +597,20 @@ impl<R: DeserializeOwned> Process<R> {
         }
     }
 
-    fn receive(&self) -> Result<stream::Received, TaskError> {
+    /// The socket that the result comes by.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn control(&self) -> Option<&OwnedFd> {
+        self.control.as_ref()
+    }
+
+    /// Whether [`receive`](Self::receive) will not wait for the child.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_whole_message(&self) -> bool {
+        let control = self.control.as_ref();
+        control.is_none_or(|control| stream::has_whole_message(control.as_fd()))
+    }
+
+    pub(crate) fn receive(&self) -> Result<stream::Received, TaskError> {
         let Some(control) = &self.control else {
             return Err(self.lost(self.known_end()));
         };

@@ -14,3 +14,5 @@ mod untyped;
 pub use joinable::{JoinError, JoinableQueue};
 pub use simple::SimpleQueue;
 pub use typed::{Queue, QueueIter};
+#[cfg(feature = "tokio")]
+pub(crate) use untyped::Untyped;

@@ -75,7 +75,7 @@ use crate::transport::channel::Failure;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Queue<T> {
-    pub(super) inner: Arc<Untyped>,
+    pub(crate) inner: Arc<Untyped>,
     values: PhantomData<fn(T) -> T>,
 }
 

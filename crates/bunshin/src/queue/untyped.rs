@@ -52,7 +52,7 @@ fn keep_spare(bytes: Vec<u8>) {
 
 /// A queue as one process has it.
 #[derive(Debug)]
-pub(super) struct Untyped {
+pub(crate) struct Untyped {
     memory: memory::Queue,
     ends: Ends,
     /// Who has taken what, for a queue that can be joined.
@@ -291,6 +291,15 @@ impl Untyped {
                 return;
             }
         }
+    }
+
+    /// Waits until there is room, or the queue is closed, and takes none; false if the time was
+    /// up before.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn wait_for_room(&self, patience: Patience) -> Result<bool> {
+        self.memory
+            .wait_for_room(limit(patience))
+            .map_err(|refusal| told(refusal, "wait for room in a queue"))
     }
 
     // -- watching

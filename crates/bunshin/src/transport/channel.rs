@@ -278,6 +278,12 @@ impl Side {
         }
     }
 
+    /// Whether somebody uses this end at this moment.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_in_use(&self) -> bool {
+        !self.ring.lock(self.end).is_free()
+    }
+
     /// Begins to use this end in a process that shares all ends with its parent.
     ///
     /// If this process has not used the other end so far, its copy of that counts for nothing

@@ -17,6 +17,18 @@ use crate::sys::thread;
 /// Ticks between two looks at whether the receiver is still there.
 const LOOK_EVERY: u64 = 100_000;
 
+/// What asking for room has come to.
+#[cfg(feature = "tokio")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// There is room.
+    There,
+    /// There is none. Once there is, the receiver writes to the socket, or has its end closed.
+    Asked,
+    /// Somebody else is sending by this end.
+    InUse,
+}
+
 /// The sending end.
 #[derive(Debug)]
 pub(crate) struct Sender {
@@ -58,7 +70,19 @@ impl Sender {
         outgoing: &mut Outgoing,
         patience: Patience,
     ) -> Result<(), Failure> {
-        let sent = self.try_to_send(tag, bytes, outgoing, patience);
+        self.send_spanning(tag, bytes, outgoing, patience, &mut 0)
+    }
+
+    /// As [`send`](Self::send); says how many bytes of the ring the message takes.
+    pub(crate) fn send_spanning(
+        &self,
+        tag: u32,
+        bytes: &[u8],
+        outgoing: &mut Outgoing,
+        patience: Patience,
+        span: &mut usize,
+    ) -> Result<(), Failure> {
+        let sent = self.try_to_send(tag, bytes, outgoing, patience, span);
         match sent {
             Ok(()) => outgoing.sent(),
             Err(_) => outgoing.discard(),
@@ -72,6 +96,7 @@ impl Sender {
         payload: &[u8],
         outgoing: &mut Outgoing,
         patience: Patience,
+        span: &mut usize,
     ) -> Result<(), Failure> {
         let mut flags = 0;
         if payload.len() > frame::INSIDE_MAX {
@@ -108,9 +133,49 @@ impl Sender {
             blocks: outgoing.blocks.len() as u16,
             flags,
         };
+        *span = header.span();
         self.side.exclusively(patience, |taken| {
             self.write(header, bytes, outgoing, taken, patience)
         })
+    }
+
+    /// Puts right what a sender has left that died at it.
+    fn mend(&self) -> Result<(), Failure> {
+        let ring = &self.side.ring;
+        // It may have died after it moved the receiver's bell and before it rang it, or after
+        // it read its own bell's byte and before it said so.
+        self.drain(&mut Vec::new());
+        ring.answered(End::Sender);
+        ring.ring_anyway(End::Receiver);
+        self.side.ring_peer()
+    }
+
+    /// Looks whether there is room for so many bytes, and asks to be rung if not.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn ask_for_room(&self, span: usize) -> Result<Room, Failure> {
+        let asked = self.side.exclusively(Patience::Never, |taken| {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let ring = &self.side.ring;
+            if taken == Taken::Abandoned {
+                self.mend()?;
+            }
+            if !self.drain(&mut Vec::new()) {
+                return Err(Failure::Disconnected);
+            }
+            ring.arm(End::Sender);
+            if ring.room(&mut state.head, span).1 >= span {
+                ring.disarm(End::Sender);
+                Ok(Room::There)
+            } else if ring.is_closed(End::Receiver) {
+                Err(Failure::Disconnected)
+            } else {
+                Ok(Room::Asked)
+            }
+        });
+        match asked {
+            Err(Failure::NotYet) => Ok(Room::InUse),
+            asked => asked,
+        }
     }
 
     fn write(
@@ -124,12 +189,7 @@ impl Sender {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = &self.side.ring;
         if taken == Taken::Abandoned {
-            // The sender before may have died after it moved the receiver's bell and before it
-            // rang it, or after it read its own bell's byte and before it said so.
-            self.drain(&mut Vec::new());
-            ring.answered(End::Sender);
-            ring.ring_anyway(End::Receiver);
-            self.side.ring_peer()?;
+            self.mend()?;
         }
         if ring.is_closed(End::Receiver) {
             return Err(Failure::Disconnected);

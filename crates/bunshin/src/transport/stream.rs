@@ -167,6 +167,25 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, patience: Patience) -> Result<Option<R
     }))
 }
 
+/// Whether a message is there wholly, so that receiving it takes no waiting. Short ones only:
+/// of others it says no.
+#[cfg(feature = "tokio")]
+pub(crate) fn has_whole_message(fd: BorrowedFd<'_>) -> bool {
+    let mut start = [0; FIRST_READ];
+    let Ok(count) = socket::peek(fd, &mut start, &mut Vec::new()) else {
+        return false;
+    };
+    if count < HEADER || start[0] == LOT {
+        // The end takes no waiting either.
+        return count == 0;
+    }
+    let mut length = [0; 8];
+    length.copy_from_slice(&start[8..16]);
+    let length = u64::from_le_bytes(length);
+    let is_beside = length >> 63 == 1;
+    is_beside || length <= (count - HEADER) as u64
+}
+
 fn read(
     fd: BorrowedFd<'_>,
     bytes: &mut [u8],

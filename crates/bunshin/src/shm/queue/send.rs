@@ -6,6 +6,8 @@ use super::super::atomic::Ordering;
 use super::super::layout::QUEUE_CHUNK;
 use super::super::lock::Taken;
 use super::super::side::Limit;
+#[cfg(feature = "tokio")]
+use super::super::side::Shut;
 use super::super::system as thread;
 use super::header::FREE;
 use super::store::{self, corrupt};
@@ -42,6 +44,23 @@ impl Queue {
                 return pushed;
             }
         }
+    }
+
+    /// Waits until there is room, or the queue is closed, and takes none. False if the time was
+    /// up before.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn wait_for_room(&self, limit: Limit) -> Result<bool, Refusal> {
+        let side = self.producers();
+        match side.enter(limit, || self.has_room()) {
+            Ok(Taken::Clean) => {}
+            Ok(Taken::Abandoned) => self.mend_producers(),
+            Err(Shut::NotReady | Shut::Held) => return Ok(false),
+            Err(shut) => return Err(shut.into()),
+        }
+        let has_room = self.has_room();
+        // The wake-up that this one may have got goes on to the next.
+        side.leave(|| self.has_room());
+        Ok(has_room)
     }
 
     pub(super) fn mend_producers(&self) {

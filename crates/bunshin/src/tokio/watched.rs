@@ -1,0 +1,117 @@
+//! Waiting for a descriptor.
+//!
+//! The runtime is told of changes only (its `epoll` is edge-triggered), and what our descriptors
+//! stand for is looked at elsewhere. So whoever has found nothing looks at the descriptor
+//! itself before it sleeps: if that says that there is something, no change may come any more.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use ::tokio::io::Interest;
+use ::tokio::io::unix::AsyncFd;
+use ::tokio::task;
+
+use crate::error::{Error, Result};
+use crate::sys::socket;
+
+/// Times that others have a turn before it is assumed that somebody is stopped, or slow, in the
+/// middle of what keeps this one from going on.
+const TURNS: u32 = 16;
+/// How long it then waits before it tries again.
+const NAP: Duration = Duration::from_millis(20);
+
+/// A descriptor that the runtime watches.
+#[derive(Debug)]
+pub(super) struct Watched {
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl Watched {
+    pub(super) fn new(fd: BorrowedFd<'_>, interest: Interest) -> Result<Self> {
+        let failed = |error| Error::os("have a descriptor watched", error);
+        // A descriptor of its own: it is taken out of the runtime before it is closed.
+        let fd = socket::duplicate(fd).map_err(failed)?;
+        #[allow(
+            deprecated,
+            reason = "what replaces it is unsafe and new; an owned descriptor is what it is safe for"
+        )]
+        let fd = AsyncFd::with_interest(fd, interest).map_err(failed)?;
+        Ok(Self { fd })
+    }
+
+    /// Whether it is readable at this moment.
+    pub(super) fn is_readable(&self) -> Result<bool> {
+        self.is(socket::Interest::Readable)
+    }
+
+    /// Whether it can be written to at this moment.
+    pub(super) fn is_writable(&self) -> Result<bool> {
+        self.is(socket::Interest::Writable)
+    }
+
+    fn is(&self, interest: socket::Interest) -> Result<bool> {
+        let fds = [(self.fd.get_ref().as_fd(), interest)];
+        let count = socket::poll(&fds, Some(Instant::now()), &mut Vec::new());
+        Ok(count.map_err(|error| Error::os("look at a descriptor", error))? > 0)
+    }
+
+    /// Waits until it has become readable since this was last waited for.
+    pub(super) async fn became_readable(&self) -> Result<()> {
+        let mut guard = self.fd.readable().await.map_err(failed)?;
+        guard.clear_ready();
+        Ok(())
+    }
+
+    /// Waits until it has become writable since this was last waited for.
+    pub(super) async fn became_writable(&self) -> Result<()> {
+        let mut guard = self.fd.writable().await.map_err(failed)?;
+        guard.clear_ready();
+        Ok(())
+    }
+
+    /// Waits until it is readable, and leaves it so: for what never ceases to be.
+    pub(super) async fn is_ready(&self) -> Result<()> {
+        let mut guard = self.fd.readable().await.map_err(failed)?;
+        guard.retain_ready();
+        Ok(())
+    }
+
+    /// Waits, after an attempt has found nothing, until another one is worth making.
+    pub(super) async fn next_look(&self, looks: &mut u32) -> Result<()> {
+        if self.is_readable()? {
+            // Somebody else is about to take what is there, or to say that there is nothing.
+            give_way(looks).await
+        } else {
+            *looks = 0;
+            self.became_readable().await
+        }
+    }
+}
+
+fn failed(error: std::io::Error) -> Error {
+    Error::os("wait for a descriptor", error)
+}
+
+/// Waits for somebody who only takes a moment, unless they are stopped.
+pub(super) async fn give_way(looks: &mut u32) -> Result<()> {
+    *looks += 1;
+    if *looks <= TURNS {
+        task::yield_now().await;
+        return Ok(());
+    }
+    // Nothing tells when they go on. A timer would do, but a runtime need not have one.
+    blocking(|| std::thread::sleep(NAP)).await
+}
+
+/// Runs what waits on a thread of the runtime's that is there for that.
+pub(super) async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<R> {
+    let ended = task::spawn_blocking(work).await;
+    ended.map_err(|error| Error::os("wait on a thread of the runtime's", error.into()))
+}
+
+/// Lets others of this thread have a turn, if they have not had one for long.
+pub(super) async fn take_turns() {
+    task::coop::consume_budget().await;
+}
