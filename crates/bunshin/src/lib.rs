@@ -51,6 +51,7 @@
 //! | send a large array | [`Buffer`] | out-of-band buffers |
 //! | choose how processes are made | [`StartMethod`], [`Context`] | contexts |
 //! | see events and panics of children | `log::forward`, with the feature `tracing` | `log_to_stderr` |
+//! | wait for all these in `async` code | `bunshin::tokio`, with the feature `tokio`; [`TaskFuture`], [`MapFuture`] | – |
 //! | have all children begin with something | [`set_forkserver_preload`] | the same |
 //! | look around | [`current_process`], [`parent_process`], [`active_children`], [`cpu_count`] | the same |
 //!

@@ -41,7 +41,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["pool", "manager"],
     // What the fuzzers reach has to reach everything.
-    &["context", "front", "guide", "fuzzing"],
+    &["context", "front", "guide", "fuzzing", "tokio"],
 ];
 
 /// Imports within one layer that are allowed: who, from whom.

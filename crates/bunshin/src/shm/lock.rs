@@ -57,9 +57,7 @@ pub(crate) struct RawLock {
 const _: () = assert!(size_of::<RawLock>() == 40);
 #[cfg(not(loom))]
 const _: () = assert!(
-    std::mem::offset_of!(RawLock, node) as isize
-        + thread::NEXT_IN_NODE as isize
-        + thread::WORD_FROM_NEXT
+    std::mem::offset_of!(RawLock, node) as isize + thread::WORD_FROM_NODE
         == std::mem::offset_of!(RawLock, word) as isize
 );
 

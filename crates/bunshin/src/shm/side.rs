@@ -67,9 +67,7 @@ pub(crate) struct SideLock {
 const _: () = assert!(size_of::<SideLock>() == 40);
 #[cfg(not(loom))]
 const _: () = assert!(
-    std::mem::offset_of!(SideLock, node) as isize
-        + thread::NEXT_IN_NODE as isize
-        + thread::WORD_FROM_NEXT
+    std::mem::offset_of!(SideLock, node) as isize + thread::WORD_FROM_NODE
         == std::mem::offset_of!(SideLock, word) as isize
 );
 

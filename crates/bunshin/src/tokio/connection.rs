@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::watched::{Watched, give_way, take_turns};
 use crate::codec::buffer::Buffer;
-use crate::connection::{RecvError, SendError, TryRecvError, TrySendError};
+use crate::connection::{self as plain, RecvError, SendError, TryRecvError, TrySendError};
 use crate::error::Result;
 use crate::transport::channel::Failure;
 use crate::transport::sender::Room;
@@ -38,7 +38,7 @@ use crate::transport::sender::Room;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Receiver<T> {
-    inner: crate::Receiver<T>,
+    inner: plain::Receiver<T>,
     watched: Watched,
 }
 
@@ -50,7 +50,7 @@ impl<T> Receiver<T> {
     ///
     /// # Panics
     /// Outside of a runtime with `enable_io`.
-    pub fn new(receiver: crate::Receiver<T>) -> Result<Self> {
+    pub fn new(receiver: plain::Receiver<T>) -> Result<Self> {
         let watched = Watched::new(receiver.fileno()?, Interest::READABLE)?;
         Ok(Self {
             inner: receiver,
@@ -60,14 +60,14 @@ impl<T> Receiver<T> {
 
     /// Gives the end back, for another runtime or for a message.
     #[must_use]
-    pub fn into_inner(self) -> crate::Receiver<T> {
+    pub fn into_inner(self) -> plain::Receiver<T> {
         self.inner
     }
 
     /// Waits for a message until `attempt` finds one, or fails otherwise.
     async fn until<R>(
         &self,
-        attempt: impl Fn(&crate::Receiver<T>) -> Result<R, TryRecvError>,
+        attempt: impl Fn(&plain::Receiver<T>) -> Result<R, TryRecvError>,
     ) -> Result<R, RecvError> {
         take_turns().await;
         let mut looks = 0;
@@ -94,7 +94,7 @@ impl<T> Receiver<T> {
     /// # Errors
     /// As there.
     pub async fn recv_bytes(&self) -> Result<Buffer<u8>, RecvError> {
-        self.until(crate::Receiver::try_recv_bytes).await
+        self.until(plain::Receiver::try_recv_bytes).await
     }
 }
 
@@ -107,7 +107,7 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// # Errors
     /// As [`Receiver::recv`](crate::Receiver::recv).
     pub async fn recv(&self) -> Result<T, RecvError> {
-        self.until(crate::Receiver::try_recv).await
+        self.until(plain::Receiver::try_recv).await
     }
 
     /// Receives a value if there is one.
@@ -146,7 +146,7 @@ impl<T: DeserializeOwned> Receiver<T> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Sender<T> {
-    inner: crate::Sender<T>,
+    inner: plain::Sender<T>,
     watched: Watched,
 }
 
@@ -158,7 +158,7 @@ impl<T> Sender<T> {
     ///
     /// # Panics
     /// Outside of a runtime with `enable_io`.
-    pub fn new(sender: crate::Sender<T>) -> Result<Self> {
+    pub fn new(sender: plain::Sender<T>) -> Result<Self> {
         let both = Interest::READABLE | Interest::WRITABLE;
         let watched = Watched::new(sender.socket(), both)?;
         Ok(Self {
@@ -169,7 +169,7 @@ impl<T> Sender<T> {
 
     /// Gives the end back, for another runtime or for a message.
     #[must_use]
-    pub fn into_inner(self) -> crate::Sender<T> {
+    pub fn into_inner(self) -> plain::Sender<T> {
         self.inner
     }
 
@@ -264,7 +264,7 @@ impl<S, R> Connection<S, R> {
     ///
     /// # Panics
     /// Outside of a runtime with `enable_io`.
-    pub fn new(connection: crate::Connection<S, R>) -> Result<Self> {
+    pub fn new(connection: plain::Connection<S, R>) -> Result<Self> {
         let (sender, receiver) = connection.split();
         Ok(Self {
             sender: Sender::new(sender)?,
@@ -274,8 +274,8 @@ impl<S, R> Connection<S, R> {
 
     /// Gives the connection back, for another runtime or for a message.
     #[must_use]
-    pub fn into_inner(self) -> crate::Connection<S, R> {
-        crate::Connection::join(self.sender.into_inner(), self.receiver.into_inner())
+    pub fn into_inner(self) -> plain::Connection<S, R> {
+        plain::Connection::join(self.sender.into_inner(), self.receiver.into_inner())
     }
 
     /// The two halves.

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::watched::{Watched, blocking};
 use crate::error::Result;
-use crate::process::{ExitStatus, TaskError};
+use crate::process::{self as plain, ExitStatus, TaskError};
 
 /// A [`Process`](crate::Process) whose end is awaited.
 ///
@@ -34,7 +34,7 @@ use crate::process::{ExitStatus, TaskError};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Process<R = ()> {
-    inner: crate::Process<R>,
+    inner: plain::Process<R>,
     ended: Watched,
 }
 
@@ -46,7 +46,7 @@ impl<R> Process<R> {
     ///
     /// # Panics
     /// Outside of a runtime with `enable_io`.
-    pub fn new(process: crate::Process<R>) -> Result<Self> {
+    pub fn new(process: plain::Process<R>) -> Result<Self> {
         let ended = Watched::new(process.sentinel(), Interest::READABLE)?;
         Ok(Self {
             inner: process,
@@ -56,13 +56,13 @@ impl<R> Process<R> {
 
     /// The process itself: to look at it, to signal it.
     #[must_use]
-    pub fn get_ref(&self) -> &crate::Process<R> {
+    pub fn get_ref(&self) -> &plain::Process<R> {
         &self.inner
     }
 
     /// Gives the process back.
     #[must_use]
-    pub fn into_inner(self) -> crate::Process<R> {
+    pub fn into_inner(self) -> plain::Process<R> {
         self.inner
     }
 

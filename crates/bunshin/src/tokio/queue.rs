@@ -11,6 +11,7 @@ use super::room::Waiting;
 use super::watched::{Watched, take_turns};
 use crate::connection::{RecvError, SendError, TryRecvError, TrySendError};
 use crate::error::Result;
+use crate::queue as plain;
 
 /// A [`Queue`](crate::Queue) whose waits are `async`.
 ///
@@ -41,7 +42,7 @@ use crate::error::Result;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Queue<T> {
-    inner: crate::Queue<T>,
+    inner: plain::Queue<T>,
     watched: Arc<Watched>,
     waiting: Arc<Waiting>,
 }
@@ -55,7 +56,7 @@ impl<T> Queue<T> {
     ///
     /// # Panics
     /// Outside of a runtime with `enable_io`.
-    pub fn new(queue: crate::Queue<T>) -> Result<Self> {
+    pub fn new(queue: plain::Queue<T>) -> Result<Self> {
         let watched = Watched::new(queue.fileno()?, Interest::READABLE)?;
         Ok(Self {
             inner: queue,
@@ -66,13 +67,13 @@ impl<T> Queue<T> {
 
     /// The queue itself: to look at it, to close it, to send it to another process.
     #[must_use]
-    pub fn get_ref(&self) -> &crate::Queue<T> {
+    pub fn get_ref(&self) -> &plain::Queue<T> {
         &self.inner
     }
 
     /// Gives the queue back.
     #[must_use]
-    pub fn into_inner(self) -> crate::Queue<T> {
+    pub fn into_inner(self) -> plain::Queue<T> {
         self.inner
     }
 }

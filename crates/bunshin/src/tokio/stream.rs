@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::watched::{Watched, give_way, take_turns};
 use crate::codec::serde::encode_for_others;
-use crate::connection::{RecvError, SendError, TryRecvError};
+use crate::connection::{self as plain, RecvError, SendError, TryRecvError};
 use crate::error::Result;
 use crate::transport::Patience;
 use crate::transport::channel::Failure;
@@ -38,7 +38,7 @@ use crate::transport::channel::Failure;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct StreamConnection<S = (), R = S> {
-    inner: crate::StreamConnection<S, R>,
+    inner: plain::StreamConnection<S, R>,
     /// Readable while there may be a message.
     messages: Watched,
     /// Writable while the socket is.
@@ -53,7 +53,7 @@ impl<S, R> StreamConnection<S, R> {
     ///
     /// # Panics
     /// Outside of a runtime with `enable_io`.
-    pub fn new(connection: crate::StreamConnection<S, R>) -> Result<Self> {
+    pub fn new(connection: plain::StreamConnection<S, R>) -> Result<Self> {
         let messages = Watched::new(connection.fileno()?, Interest::READABLE)?;
         let socket = Watched::new(connection.link().wire().socket(), Interest::WRITABLE)?;
         Ok(Self {
@@ -65,19 +65,20 @@ impl<S, R> StreamConnection<S, R> {
 
     /// Gives the connection back.
     #[must_use]
-    pub fn into_inner(self) -> crate::StreamConnection<S, R> {
+    pub fn into_inner(self) -> plain::StreamConnection<S, R> {
         self.inner
     }
 
     /// Waits until the socket takes more, if it does not.
     async fn room(&self, looks: &mut u32) -> Result<(), Failure> {
-        Ok(if self.socket.is_writable()? {
+        if self.socket.is_writable()? {
             // Another task is at it, or has been quicker.
-            give_way(looks).await?
+            give_way(looks).await?;
         } else {
             *looks = 0;
-            self.socket.became_writable().await?
-        })
+            self.socket.became_writable().await?;
+        }
+        Ok(())
     }
 
     async fn send_message(&self, bytes: &[u8]) -> Result<(), Failure> {
@@ -99,7 +100,7 @@ impl<S, R> StreamConnection<S, R> {
 
     async fn until<T>(
         &self,
-        attempt: impl Fn(&crate::StreamConnection<S, R>) -> Result<T, TryRecvError>,
+        attempt: impl Fn(&plain::StreamConnection<S, R>) -> Result<T, TryRecvError>,
     ) -> Result<T, RecvError> {
         take_turns().await;
         let mut looks = 0;
@@ -122,7 +123,7 @@ impl<S, R> StreamConnection<S, R> {
     /// # Errors
     /// As [`StreamConnection::recv_bytes`](crate::StreamConnection::recv_bytes).
     pub async fn recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
-        self.until(crate::StreamConnection::try_recv_bytes).await
+        self.until(plain::StreamConnection::try_recv_bytes).await
     }
 
     /// Sends bytes as one message; see [`send`](Self::send).
@@ -161,7 +162,7 @@ impl<S, R: DeserializeOwned> StreamConnection<S, R> {
     /// # Errors
     /// As [`StreamConnection::recv`](crate::StreamConnection::recv).
     pub async fn recv(&self) -> Result<R, RecvError> {
-        self.until(crate::StreamConnection::try_recv).await
+        self.until(plain::StreamConnection::try_recv).await
     }
 }
 

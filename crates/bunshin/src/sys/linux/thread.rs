@@ -328,12 +328,12 @@ pub(crate) struct Node {
     next: Cell<usize>,
 }
 
-/// From the `next` field of a [`Node`] back to the lock word; the shape of the
-/// C library's own mutex.
-pub(crate) const WORD_FROM_NEXT: isize = -32;
+/// From a [`Node`] back to the lock word that it belongs to.
+pub(crate) const WORD_FROM_NODE: isize = -24;
 
-/// Bytes from the start of a [`Node`] to its `next` field.
-pub(crate) const NEXT_IN_NODE: usize = std::mem::offset_of!(Node, next);
+/// From the `next` field of a node back to the lock word, as the kernel is told; the shape of
+/// the C library's own mutex.
+const WORD_FROM_NEXT: isize = WORD_FROM_NODE - std::mem::offset_of!(Node, next) as isize;
 
 fn head() -> io::Result<NonNull<Head>> {
     if let Some(head) = NonNull::new(HEAD.get()) {
