@@ -14,15 +14,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::attachments::{Incoming, Outgoing};
 pub use crate::codec::buffer::BufferRef;
-pub use crate::sync::plain::{
-    Permit, PlainBarrier, PlainCondition, PlainEvent, PlainLock, PlainSemaphore, Taken,
-};
 use crate::codec::serde::{decode, encode};
 use crate::connection::Sender;
 pub use crate::connection::{Arrival, Bytes, Hub};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::run_hosted;
 use crate::queue::JoinableQueue;
+pub use crate::sync::plain::{
+    Permit, PlainBarrier, PlainCondition, PlainEvent, PlainLock, PlainSemaphore, Taken,
+};
 use crate::sys::{grace, interrupt, process, socket, thread};
 use crate::transport::channel;
 

@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::SharedMemory;
 use crate::error::{Error, ErrorKind, Result};
+use crate::shared::SharedMemory;
 use crate::shm::lock::{RawLock, Refused, Taken};
 use crate::shm::pinned::Pinned;
 pub use crate::shm::pinned::Row;

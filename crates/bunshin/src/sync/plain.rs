@@ -193,7 +193,10 @@ impl PlainLock {
 }
 
 fn failed(error: &io::Error) -> Error {
-    Error::os("take a lock", io::Error::new(error.kind(), error.to_string()))
+    Error::os(
+        "take a lock",
+        io::Error::new(error.kind(), error.to_string()),
+    )
 }
 
 impl Serialize for PlainLock {

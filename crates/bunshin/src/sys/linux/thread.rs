@@ -165,7 +165,10 @@ pub(crate) fn is_same_process(one: u64, other: u64) -> bool {
 /// living one.
 pub(crate) fn is_gone(identity: u64, thoroughly: bool) -> bool {
     let pid = (identity >> ID_BITS & ID_MASK) as u32;
-    let Some(known) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
+    let Some(known) = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+    else {
         return true;
     };
     if rustix::process::test_kill_process(known) == Err(rustix::io::Errno::SRCH) {
