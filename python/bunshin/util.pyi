@@ -1,0 +1,28 @@
+# Logging, finalizers, forks: of the same types as in `multiprocessing`.
+
+from multiprocessing.util import (
+    abstract_sockets_supported as abstract_sockets_supported,
+    close_all_fds_except as close_all_fds_except,
+    DEBUG as DEBUG,
+    debug as debug,
+    DEFAULT_LOGGING_FORMAT as DEFAULT_LOGGING_FORMAT,
+    Finalize as Finalize,
+    ForkAwareLocal as ForkAwareLocal,
+    ForkAwareThreadLock as ForkAwareThreadLock,
+    get_logger as get_logger,
+    get_temp_dir as get_temp_dir,
+    INFO as INFO,
+    info as info,
+    is_abstract_socket_namespace as is_abstract_socket_namespace,
+    is_exiting as is_exiting,
+    log_to_stderr as log_to_stderr,
+    LOGGER_NAME as LOGGER_NAME,
+    MAXFD as MAXFD,
+    NOTSET as NOTSET,
+    register_after_fork as register_after_fork,
+    spawnv_passfds as spawnv_passfds,
+    sub_debug as sub_debug,
+    sub_warning as sub_warning,
+    SUBDEBUG as SUBDEBUG,
+    SUBWARNING as SUBWARNING,
+)
