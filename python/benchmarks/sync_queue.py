@@ -232,15 +232,18 @@ def take(queue, done, items):
 
 @row("queue, four by four", 6)
 def four_by_four(mp):
-    items = 500
+    items, part = 500, 100
     queue, go, done = mp.Queue(), mp.Semaphore(0), mp.Semaphore(0)
     children = [_child(mp, feed, queue, go, items) for _ in range(4)]
-    children += [_child(mp, take, queue, done, items) for _ in range(4)]
+    children += [_child(mp, take, queue, done, part) for _ in range(4)]
+    # Each taker may have begun a part that it does not finish.
+    for number in range(4 * part):
+        queue.put(number)
 
     def work():
         for _ in range(4):
             go.release()
-        for _ in range(4):
+        for _ in range(4 * items // part):
             done.acquire()
 
     def end():

@@ -124,21 +124,19 @@ impl SharedEvent {
 
     /// Waits until it is set; `false` if the deadline is over before that.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        self.wait_since(self.moment(), deadline)
+        let came = self.moment();
+        let look = || self.has_come(came);
+        if look() || self.spin.linger(self.whence(), deadline, look) {
+            return true;
+        }
+        self.sleep_since(came, deadline)
     }
 
-    /// As [`wait`](Self::wait), for who has come at that moment.
-    pub(crate) fn wait_since(&self, came: u32, deadline: Option<Instant>) -> bool {
+    /// As [`wait`](Self::wait), for who has come at that moment and looked for long enough.
+    pub(crate) fn sleep_since(&self, came: u32, deadline: Option<Instant>) -> bool {
         let word = self.word();
         let mut seen = word.load(Ordering::Acquire);
         let has_come = |seen: u32| seen & SET != 0 || seen / ONE != came;
-        if has_come(seen) {
-            return true;
-        }
-        let look = || has_come(word.load(Ordering::Acquire));
-        if self.spin.linger(self.whence(), deadline, look) {
-            return true;
-        }
         loop {
             if has_come(seen) {
                 return true;

@@ -34,6 +34,8 @@ struct Futexes {
     sleepers: Mutex<Vec<(usize, u32)>>,
     woken: Condvar,
     now: Mutex<u32>,
+    /// Identities of those who have ended.
+    gone: Mutex<Vec<u64>>,
 }
 
 loom::lazy_static! {
@@ -42,6 +44,7 @@ loom::lazy_static! {
         sleepers: Mutex::new(Vec::new()),
         woken: Condvar::new(),
         now: Mutex::new(0),
+        gone: Mutex::new(Vec::new()),
     };
 }
 
@@ -139,6 +142,27 @@ pub(super) fn thread_ended(word: &AtomicU32, node: &Node) {
 
 pub(crate) fn tid() -> u32 {
     THREAD.with(|thread| thread.borrow().tid)
+}
+
+/// Each thread is a process here.
+pub(crate) fn identity() -> io::Result<u64> {
+    Ok(u64::from(tid()))
+}
+
+pub(crate) fn is_same_process(one: u64, other: u64) -> bool {
+    one == other
+}
+
+/// Whether [`process_ended`] was called there.
+pub(crate) fn is_gone(identity: u64, _thoroughly: bool) -> bool {
+    let gone = FUTEXES.gone.lock().expect("no panic while it is held");
+    gone.contains(&identity)
+}
+
+/// The process that is the thread that calls this has been killed.
+pub(super) fn process_ended() {
+    let mut gone = FUTEXES.gone.lock().expect("no panic while it is held");
+    gone.push(u64::from(tid()));
 }
 
 pub(crate) fn is_own_thread(tid: u32) -> bool {

@@ -13,6 +13,7 @@ mod event;
 mod heap;
 mod lock;
 mod map;
+mod owned;
 mod queue;
 mod ring;
 mod semaphore;

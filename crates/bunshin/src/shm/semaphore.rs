@@ -197,6 +197,14 @@ impl SharedSemaphore {
         if !matches!(acquired, Ok(None)) {
             return acquired;
         }
+        self.acquire_asleep(deadline)
+    }
+
+    /// As [`acquire`](Self::acquire), for who has looked for long enough.
+    pub(crate) fn acquire_asleep(
+        &self,
+        deadline: Option<Instant>,
+    ) -> io::Result<Option<(Permit<'_>, Taken)>> {
         loop {
             let entered = self.head().gate.enter();
             // The last look before sleep; whoever leaves a permit later sees that we entered.

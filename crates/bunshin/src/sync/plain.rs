@@ -24,21 +24,22 @@ use crate::shm::owned::OwnedLock;
 use crate::shm::semaphore::{Kept, MOST_PERMITS, SharedSemaphore};
 use crate::sys::thread;
 
-/// Ticks that a thread spins before it sleeps: at most, about as long as a wake-up takes; and at
-/// least, to find out when spinning begins to help.
-const SPIN: (u64, u64) = (24_000, 160_000);
-/// Times a thread gives way to others before it sleeps.
-const YIELDS: u32 = 4;
+/// Ticks that a thread stays awake before it sleeps: at least, and at most about as long as a
+/// wake-up takes.
+const AWAKE: (u64, u64) = (4_000, 120_000);
 
-/// Spinning that is given as much time as it deserves.
-struct Spin(AtomicU64);
+/// How long to stay awake, from how it went before.
+struct Patient(AtomicU64);
 
-impl Spin {
+impl Patient {
     const fn new() -> Self {
-        Self(AtomicU64::new(SPIN.1 / 2))
+        Self(AtomicU64::new(AWAKE.1 / 2))
     }
 
-    /// Spins, or gives way, for a while; whether it is done.
+    /// Looks again and again for a while; whether it is done.
+    ///
+    /// It gives way each time. Where nobody else wants this processor, that is spinning; where
+    /// somebody does, it may be the very one that is waited for, and time goes by quickly.
     fn until(&self, deadline: Option<Instant>, is_done: impl Fn() -> bool) -> bool {
         if is_done() {
             return true;
@@ -46,43 +47,30 @@ impl Spin {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return false;
         }
-        if has_others() {
-            let spin = self.0.load(Ordering::Relaxed);
-            let start = thread::ticks();
-            while thread::ticks().wrapping_sub(start) < spin {
-                for _ in 0..16 {
-                    if is_done() {
-                        self.0.store((spin * 2).min(SPIN.1), Ordering::Relaxed);
-                        return true;
-                    }
-                    std::hint::spin_loop();
-                }
-            }
-            self.0.store((spin / 2).max(SPIN.0), Ordering::Relaxed);
-        }
-        (0..YIELDS).any(|_| {
+        let awake = self.0.load(Ordering::Relaxed);
+        let start = thread::ticks();
+        loop {
             thread::give_way();
-            is_done()
-        })
+            for _ in 0..4 {
+                if is_done() {
+                    self.0.store((awake * 2).min(AWAKE.1), Ordering::Relaxed);
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if thread::ticks().wrapping_sub(start) >= awake {
+                self.0.store((awake / 2).max(AWAKE.0), Ordering::Relaxed);
+                return false;
+            }
+        }
     }
 }
 
-/// Whether there is a processor beside the one that this runs on.
-fn has_others() -> bool {
-    static CPUS: AtomicU64 = AtomicU64::new(0);
-    let mut cpus = CPUS.load(Ordering::Relaxed);
-    if cpus == 0 {
-        cpus = thread::cpus() as u64;
-        CPUS.store(cpus, Ordering::Relaxed);
-    }
-    cpus > 1
-}
-
-static LOCKS: Spin = Spin::new();
-static SEMAPHORES: Spin = Spin::new();
-static CONDITIONS: Spin = Spin::new();
-static EVENTS: Spin = Spin::new();
-static BARRIERS: Spin = Spin::new();
+static LOCKS: Patient = Patient::new();
+static SEMAPHORES: Patient = Patient::new();
+static CONDITIONS: Patient = Patient::new();
+static EVENTS: Patient = Patient::new();
+static BARRIERS: Patient = Patient::new();
 
 /// The moment at which so much time will be over; none is for ever.
 fn deadline(timeout: Option<Duration>) -> Option<Instant> {
@@ -278,7 +266,7 @@ impl PlainSemaphore {
     ) -> Result<Option<(Permit, Taken)>> {
         let deadline = deadline(timeout);
         SEMAPHORES.until(deadline, || self.shared.may_have_some());
-        let taken = self.shared.acquire(deadline);
+        let taken = self.shared.acquire_asleep(deadline);
         Ok(settle(taken.map_err(|error| failed(&error))?, keep))
     }
 
@@ -411,7 +399,7 @@ impl PlainEvent {
         let deadline = deadline(timeout);
         let came = self.shared.moment();
         EVENTS.until(deadline, || self.shared.has_come(came))
-            || self.shared.wait_since(came, deadline)
+            || self.shared.sleep_since(came, deadline)
     }
 }
 
