@@ -9,7 +9,7 @@ import functools
 import weakref
 
 from . import _native, get_context, heap
-from .context import assert_spawning
+from .context import AbandonedLock, assert_spawning
 from .reduction import ForkingPickler
 
 __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
@@ -182,9 +182,7 @@ def _place_of(obj):
 
 def _abandoned():
     """The exception for a lock whose holder has died with it."""
-    from .synchronize import AbandonedLock
-
-    return AbandonedLock("the process that held the lock has died; what it protects may be half changed")
+    return AbandonedLock("whoever held the lock has died; what it protects may be half changed")
 
 
 def copy(obj):
@@ -257,9 +255,8 @@ class SynchronizedArray(_native.SynchronizedItems, SynchronizedBase):
         import numpy
 
         obj = self.get_obj()
-        if obj._type_ is ctypes.c_wchar:
-            return numpy.ndarray(len(obj), "U1", obj)
-        return numpy.ctypeslib.as_array(obj)
+        dtype = "U1" if obj._type_ is ctypes.c_wchar else numpy.dtype(obj._type_)
+        return numpy.ndarray(len(obj), dtype, obj)
 
 
 class SynchronizedString(SynchronizedArray):

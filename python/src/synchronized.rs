@@ -122,6 +122,11 @@ impl ValueLock {
         self.give_back()
     }
 
+    /// Whether anybody has the lock.
+    fn locked(&self) -> bool {
+        self.lock.is_taken()
+    }
+
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
         // Nobody would give it back: the body of the `with` is not run.
         self.take(py, None).inspect_err(|_| {
@@ -329,7 +334,14 @@ impl SynchronizedBase {
         place: &Place,
         index: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let bits = self.locked(py, || place.row.load(index))?;
+        let glance = match &self.lock {
+            Lock::Own(lock, _) => lock.glance(|| place.row.load(index)),
+            Lock::Other(_) => None,
+        };
+        let bits = match glance {
+            Some(bits) => bits,
+            None => self.locked(py, || place.row.load(index))?,
+        };
         place.kind.to_python(py, bits)
     }
 

@@ -2,14 +2,14 @@
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shared::SharedMemory;
-use crate::shm::lock::{RawLock, Refused, Taken};
+use crate::shm::lock::{Refused, Taken};
 use crate::shm::pinned::Pinned;
 pub use crate::shm::pinned::Row;
+use crate::shm::reentrant::ReentrantLock;
 use crate::shm::tracker;
 use crate::sys::named::Identity;
 use crate::sys::process;
@@ -17,9 +17,7 @@ use crate::sys::socket;
 use crate::transport::Patience;
 
 /// Bytes that a lock takes; its place is a multiple of eight. Zeros are a free one.
-pub const LOCK_BYTES: usize = size_of::<RawLock>() + size_of::<u64>();
-/// From the start of a lock to how often its holder has taken it.
-const DEPTH: usize = size_of::<RawLock>();
+pub const LOCK_BYTES: usize = size_of::<ReentrantLock>();
 
 /// How an attempt to take a lock ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +33,7 @@ pub enum Attempt {
 /// A lock in shared memory, which the thread that has it may take again. Each place in memory
 /// that is used as one is a lock of its own.
 #[derive(Clone, Debug)]
-pub struct MemoryLock {
-    lock: Pinned<RawLock>,
-    depth: Pinned<AtomicU32>,
-}
+pub struct MemoryLock(Pinned<ReentrantLock>);
 
 impl MemoryLock {
     /// The lock at `offset`.
@@ -46,15 +41,7 @@ impl MemoryLock {
     /// # Errors
     /// `InvalidInput` if there is no room for a lock there.
     pub fn at(memory: &SharedMemory, offset: usize) -> Result<Self> {
-        Ok(Self {
-            lock: Pinned::new(memory, offset)?,
-            depth: Pinned::new(memory, offset + DEPTH)?,
-        })
-    }
-
-    /// The memory and the place.
-    pub fn place(&self) -> (&SharedMemory, usize) {
-        self.lock.place()
+        Pinned::new(memory, offset).map(Self)
     }
 
     /// Takes the lock if it is free or this thread's own.
@@ -85,31 +72,18 @@ impl MemoryLock {
 
     #[inline]
     fn acquire(&self, patience: Patience) -> Result<Attempt> {
-        let (lock, depth) = (self.lock.get(), self.depth.get());
-        if lock.is_mine() {
-            let deeper = depth.load(Ordering::Relaxed).checked_add(1);
-            let deeper = deeper.ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Busy,
-                    "this thread has taken the lock as often as can be counted",
-                )
-            })?;
-            depth.store(deeper, Ordering::Relaxed);
-            return Ok(Attempt::Taken);
-        }
-        let taken = match patience {
-            Patience::Never => lock.try_lock(),
-            patience => lock.lock(patience.deadline()),
+        let deadline = match patience {
+            Patience::Never => None,
+            patience => Some(patience.deadline()),
         };
-        match taken {
-            Ok(taken) => {
-                depth.store(1, Ordering::Relaxed);
-                Ok(match taken {
-                    Taken::Clean => Attempt::Taken,
-                    Taken::Abandoned => Attempt::Abandoned,
-                })
-            }
-            Err(Refused::Held | Refused::Own) => Ok(Attempt::Unavailable),
+        match self.0.get().enter(deadline) {
+            Ok(Taken::Clean) => Ok(Attempt::Taken),
+            Ok(Taken::Abandoned) => Ok(Attempt::Abandoned),
+            Err(Refused::Held) => Ok(Attempt::Unavailable),
+            Err(Refused::Own) => Err(Error::new(
+                ErrorKind::Busy,
+                "this thread has taken the lock as often as can be counted",
+            )),
             Err(Refused::Unsupported(error)) => Err(Error::os("take a lock", error)),
         }
     }
@@ -117,34 +91,29 @@ impl MemoryLock {
     /// Gives the lock back, once. Says whether this thread had it.
     #[inline]
     pub fn unlock(&self) -> bool {
-        let (lock, depth) = (self.lock.get(), self.depth.get());
-        if !lock.is_mine() {
-            return false;
-        }
-        let now = depth.load(Ordering::Relaxed);
-        if now > 1 {
-            depth.store(now - 1, Ordering::Relaxed);
-        } else {
-            depth.store(0, Ordering::Relaxed);
-            lock.unlock();
-        }
-        true
+        self.0.get().leave()
+    }
+
+    /// What `read` reads, if nobody had the lock meanwhile: as good as read with the lock.
+    #[inline]
+    pub fn glance<R>(&self, read: impl FnOnce() -> R) -> Option<R> {
+        self.0.get().glance(read)
     }
 
     /// Whether this thread has the lock.
     #[inline]
     pub fn is_mine(&self) -> bool {
-        self.lock.get().is_mine()
+        self.0.get().raw().is_mine()
     }
 
     /// Whether anybody has the lock.
     pub fn is_taken(&self) -> bool {
-        !self.lock.get().is_free()
+        !self.0.get().raw().is_free()
     }
 
     /// Whether a thread of this process has the lock, so that the memory has to stay mapped.
     pub fn is_held_here(&self) -> bool {
-        self.lock.get().is_held_here()
+        self.0.get().raw().is_held_here()
     }
 }
 

@@ -215,6 +215,12 @@ impl RawLock {
         self.word.load(Ordering::Relaxed) & OWNER == thread::tid()
     }
 
+    /// Whether nobody holds the lock, nobody waits for it and nobody died with it.
+    #[inline]
+    pub(crate) fn is_clear(&self) -> bool {
+        self.word.load(Ordering::Acquire) == 0
+    }
+
     /// Whether nobody holds the lock, or its holder died.
     #[inline]
     pub(crate) fn is_free(&self) -> bool {

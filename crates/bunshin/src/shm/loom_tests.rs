@@ -15,6 +15,7 @@ mod lock;
 mod map;
 mod owned;
 mod queue;
+mod reentrant;
 mod ring;
 mod semaphore;
 mod table;

@@ -17,6 +17,7 @@ pub(crate) mod memory;
 pub(crate) mod owned;
 pub(crate) mod pinned;
 pub(crate) mod queue;
+pub(crate) mod reentrant;
 mod region;
 pub(crate) mod ring;
 #[cfg(not(loom))]

@@ -12,7 +12,6 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Pinned<T> {
     at: NonNull<T>,
     memory: SharedMemory,
-    offset: usize,
 }
 
 // SAFETY: it is a reference to a `T` in memory that is mapped while `memory` is there.
@@ -25,7 +24,6 @@ impl<T> Clone for Pinned<T> {
         Self {
             at: self.at,
             memory: self.memory.clone(),
-            offset: self.offset,
         }
     }
 }
@@ -39,7 +37,6 @@ impl<T: Shared> Pinned<T> {
         Ok(Self {
             at: NonNull::from(memory.word::<T>(offset)?),
             memory: memory.clone(),
-            offset,
         })
     }
 
@@ -47,10 +44,6 @@ impl<T: Shared> Pinned<T> {
     pub(crate) fn get(&self) -> &T {
         // SAFETY: `word` has checked that a `T` lies there, and `memory` keeps it mapped.
         unsafe { self.at.as_ref() }
-    }
-
-    pub(crate) fn place(&self) -> (&SharedMemory, usize) {
-        (&self.memory, self.offset)
     }
 }
 
