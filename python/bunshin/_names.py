@@ -26,14 +26,18 @@ _prepared_in = None
 
 
 def prepare():
-    """To be called before this process makes names that it is to remove."""
+    """To be called before this process makes names, or has them watched."""
     global _prepared_in
     if _prepared_in == os.getpid():
         return
-    program = _PROGRAM.format(path=_native.__file__)
-    _native.set_names_command([os.fsdecode(spawn.get_executable()), "-I", "-S", "-c", program])
+    _set_command()
     util.Finalize(None, bequeath, exitpriority=-900)
     _prepared_in = os.getpid()
+
+
+def _set_command():
+    program = _PROGRAM.format(path=_native.__file__)
+    _native.set_names_command([os.fsdecode(spawn.get_executable()), "-I", "-S", "-c", program])
 
 
 def bequeath():
@@ -43,3 +47,7 @@ def bequeath():
     except OSError:
         # They go with this process, then.
         pass
+
+
+# Never without it: the engine would run this very program again.
+_set_command()

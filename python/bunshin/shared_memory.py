@@ -71,8 +71,7 @@ class SharedMemory:
                     raise FileNotFoundError(
                         errno.ENOENT, os.strerror(errno.ENOENT), self._name
                     ) from None
-        if self._track:
-            _names.prepare()
+        _names.prepare()
         try:
             return _native.NamedMemory.create(name, size, self._track)
         except FileExistsError:
@@ -107,7 +106,11 @@ class SharedMemory:
         return self._size
 
     def close(self):
-        """Lets go of the memory in this process. Its name stays."""
+        """Lets go of the memory in this process. Its name stays.
+
+        Not while there are views of it: that is a `BufferError`. What cannot be seen as one, such
+        as a numpy array made with `buf` as its buffer, keeps the memory until it goes itself.
+        """
         if self._buf is not None:
             self._buf.release()
             self._buf = None

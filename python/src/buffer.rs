@@ -6,7 +6,6 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use bunshin::{Buffer, SharedMemory};
 use pyo3::buffer::PyBuffer;
@@ -166,7 +165,7 @@ pub(crate) fn owned(fd: RawFd) -> PyResult<OwnedFd> {
 /// Shared memory, or a part of it, as a writable buffer.
 #[pyclass(module = "bunshin._native", frozen)]
 pub(crate) struct Lent {
-    memory: Mutex<Option<SharedMemory>>,
+    memory: SharedMemory,
     offset: usize,
     len: usize,
     /// How many buffers there are of it.
@@ -184,7 +183,7 @@ impl Lent {
         owner: Option<Py<PyAny>>,
     ) -> Self {
         Self {
-            memory: Mutex::new(Some(memory)),
+            memory,
             offset,
             len,
             exports: AtomicUsize::new(0),
@@ -192,14 +191,9 @@ impl Lent {
         }
     }
 
-    /// Lets go of the memory, unless there are buffers of it. Says whether it did.
-    pub(crate) fn close(&self) -> bool {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.exports.load(Ordering::Acquire) > 0 {
-            return false;
-        }
-        drop(memory.take());
-        true
+    /// Whether there are buffers of it.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.exports.load(Ordering::Acquire) > 0
     }
 }
 
@@ -211,18 +205,14 @@ impl Lent {
         flags: c_int,
     ) -> PyResult<()> {
         let this = slf.get();
-        let memory = this.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(memory) = &*memory else {
-            return Err(PyValueError::new_err("the shared memory is closed"));
-        };
         let (offset, len) = (this.offset, this.len);
-        if offset > memory.len() || len > memory.len() - offset {
+        if offset > this.memory.len() || len > this.memory.len() - offset {
             return Err(PyBufferError::new_err("the shared memory is shorter"));
         }
-        let address = memory.as_ptr() as usize + offset;
+        let address = this.memory.as_ptr() as usize + offset;
         // SAFETY: the interpreter passes a view to fill in; the address is that of `len` bytes
-        // of shared memory, which `close` keeps mapped while there are views, and the view
-        // holds a reference to `slf`.
+        // of shared memory that stays mapped while `slf` is there, and the view holds a
+        // reference to it.
         let rc = unsafe {
             ffi::PyBuffer_FillInfo(
                 view,

@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bunshin::SharedMemory;
 use bunshin::front::memory;
-use pyo3::exceptions::PyBufferError;
+use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
@@ -15,7 +16,8 @@ use crate::error::exception;
 /// A memory with a name, until it is closed.
 #[pyclass(module = "bunshin._native", frozen)]
 pub(crate) struct NamedMemory {
-    lent: Py<Lent>,
+    /// Given up once it is closed.
+    lent: Mutex<Option<Py<Lent>>>,
     #[pyo3(get)]
     size: usize,
 }
@@ -24,9 +26,15 @@ impl NamedMemory {
     fn of(py: Python<'_>, memory: SharedMemory) -> PyResult<Self> {
         let size = memory.len();
         Ok(Self {
-            lent: Py::new(py, Lent::new(memory, 0, size, None))?,
+            lent: Mutex::new(Some(Py::new(py, Lent::new(memory, 0, size, None))?)),
             size,
         })
+    }
+}
+
+impl NamedMemory {
+    fn slot(&self) -> MutexGuard<'_, Option<Py<Lent>>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -57,17 +65,26 @@ impl NamedMemory {
 
     /// A view of the memory, which may be written to.
     fn view<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyMemoryView>> {
-        PyMemoryView::from(self.lent.bind(py))
+        let lent = self.slot().as_ref().map(|lent| lent.clone_ref(py));
+        let lent = lent.ok_or_else(|| PyValueError::new_err("the shared memory is closed"))?;
+        PyMemoryView::from(lent.bind(py).as_any())
     }
 
     /// Lets go of the memory; not while there are views of it.
     fn close(&self) -> PyResult<()> {
-        if self.lent.get().close() {
+        let Some(lent) = self.slot().take() else {
             return Ok(());
+        };
+        // numpy keeps what a buffer was had from, rather than the buffer: then the memory goes
+        // with the array.
+        if lent.get().is_lent() {
+            *self.slot() = Some(lent);
+            return Err(PyBufferError::new_err(
+                "cannot close shared memory while views of it exist",
+            ));
         }
-        Err(PyBufferError::new_err(
-            "cannot close shared memory while views of it exist",
-        ))
+        drop(lent);
+        Ok(())
     }
 }
 
