@@ -61,6 +61,13 @@ def _preload(main, path):
 
     import bunshin.connection  # noqa: F401
 
+    from ._replace import VARIABLE
+
+    if VARIABLE in os.environ:
+        from . import _replace
+
+        # Before the main module binds the name to something.
+        _replace.install()
     if main is None:
         return
     own_path = sys.path[:]

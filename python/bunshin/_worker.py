@@ -138,9 +138,25 @@ def _dumps(error, by_value):
         return cloudpickle.dumps(error)
 
 
+def unread(error):
+    """The outcome of a task that cannot be unpickled."""
+    try:
+        error.is_of_message = True
+    except AttributeError:
+        pass
+    return failed(error)
+
+
 def unsent(done, why):
     """The outcome of a task whose result cannot be sent."""
-    return False, MaybeEncodingError(why, done[1])
+    error = MaybeEncodingError(why, done[1])
+    try:
+        pickle.loads(pickle.dumps(why))
+        error.raised = why
+    except Exception:
+        # Its text has to do.
+        pass
+    return False, error
 
 
 def oom_kills():

@@ -15,9 +15,18 @@ from concurrent.futures import Executor, Future, process
 from concurrent.futures.process import BrokenProcessPool
 
 from . import _native
-from .pool import APPLY, STARMAP, BrokenPool, Cancelled, Pool, RemoteTraceback, WorkerLost
+from .pool import (
+    APPLY,
+    STARMAP,
+    BrokenPool,
+    Cancelled,
+    MaybeEncodingError,
+    Pool,
+    RemoteTraceback,
+    WorkerLost,
+)
 
-__all__ = ["BrokenInitializer", "ProcessPoolExecutor", "TaskLost"]
+__all__ = ["BrokenInitializer", "ProcessPoolExecutor", "TaskLost", "TaskUnreadable"]
 
 
 class TaskLost(WorkerLost, BrokenProcessPool):
@@ -27,6 +36,10 @@ class TaskLost(WorkerLost, BrokenProcessPool):
 class BrokenInitializer(BrokenPool, BrokenProcessPool):
     """The executor cannot have workers: its initializer fails, or they end before they are
     ready."""
+
+
+class TaskUnreadable(BrokenProcessPool):
+    """A task, or its result, cannot be unpickled; its cause says why."""
 
 
 def _initialize(initializer, initargs):
@@ -69,16 +82,17 @@ class _Crew:
 
     def __init__(self, pool):
         self.pool = pool
-        self.futures = set()
+        #: Those that are not done, in order.
+        self.futures = {}
         #: Why there can be no workers.
         self.broken = None
 
     def submit(self, task):
         future = _Future()
-        self.futures.add(future)
+        self.futures[future] = None
 
         def call(done, error):
-            self.futures.discard(future)
+            self.futures.pop(future, None)
             try:
                 self.settle(future, done, error)
             except Exception:
@@ -88,28 +102,27 @@ class _Crew:
         try:
             future._task = self.pool._native.submit(task, call)
         except BaseException:
-            self.futures.discard(future)
+            self.futures.pop(future, None)
             raise
         return future
 
     def settle(self, future, done, error):
-        if isinstance(error, Cancelled):
-            future._forget()
-            return
-        if isinstance(error, BrokenPool):
-            self.broken = str(error)
-            error = BrokenInitializer(self.broken)
-        elif isinstance(error, WorkerLost):
-            error = TaskLost(error.args[0], error.pid, error.exitcode, error.out_of_memory)
         if error is None:
             ok, value = done
             if ok:
                 future.set_result(value)
-                return
-            error = value
-            if isinstance(error.__cause__, RemoteTraceback):
-                error.__cause__ = process._RemoteTraceback(error.__cause__.tb)
-        future.set_exception(error)
+            else:
+                future.set_exception(_raised(value))
+        elif isinstance(error, Cancelled):
+            future._forget()
+        elif isinstance(error, BrokenPool):
+            self.broken = str(error)
+            future.set_exception(BrokenInitializer(self.broken))
+        elif isinstance(error, WorkerLost):
+            lost = TaskLost(error.args[0], error.pid, error.exitcode, error.out_of_memory)
+            future.set_exception(lost)
+        else:
+            future.set_exception(_unreadable("result", error))
 
     def close(self):
         self.pool.close()
@@ -118,6 +131,23 @@ class _Crew:
     def join(self):
         self.pool.join()
         _draining.discard(self)
+
+
+def _raised(error):
+    """What a task raised, as the interpreter's executor gives it."""
+    if isinstance(error, MaybeEncodingError):
+        return getattr(error, "raised", error)
+    if getattr(error, "is_of_message", False):
+        return _unreadable("task", error)
+    if isinstance(error.__cause__, RemoteTraceback):
+        error.__cause__ = process._RemoteTraceback(error.__cause__.tb)
+    return error
+
+
+def _unreadable(what, error):
+    unreadable = TaskUnreadable(f"the {what} cannot be unpickled: {error!r}")
+    unreadable.__cause__ = error
+    return unreadable
 
 
 #: What is closed, and may have work to do.
@@ -271,7 +301,8 @@ class ProcessPoolExecutor(Executor):
         if crew is None:
             return
         if cancel_futures:
-            for future in list(crew.futures):
+            # What the workers take next counts as begun, whether or not they are ready for it.
+            for future in list(crew.futures)[self._max_workers :]:
                 future.cancel()
         self._finish.detach()
         crew.close()

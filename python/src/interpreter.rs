@@ -5,7 +5,6 @@
 use std::cell::Cell;
 
 use pyo3::ffi;
-use pyo3::prelude::*;
 
 thread_local! {
     /// How this thread was attached before the fork that it is making.
@@ -42,10 +41,4 @@ fn in_child() {
     // Detached, but not released: the child keeps what the interpreter knows of its thread.
     // SAFETY: this thread is attached.
     unsafe { ffi::PyEval_SaveThread() };
-}
-
-/// Tells the interpreter that this process is a copy of the one it knew.
-pub(crate) fn after_fork(_attached: Python<'_>) {
-    // SAFETY: this thread is attached, and it is the only one of a process that was just made.
-    unsafe { ffi::PyOS_AfterFork_Child() };
 }

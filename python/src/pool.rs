@@ -76,7 +76,7 @@ fn execute(task: Payload) -> Outcome {
                 Ok(task) => worker
                     .call_method1(pyo3::intern!(py, "run"), (task,))?
                     .extract()?,
-                Err(error) => (worker.call_method1("failed", (error.value(py),))?, true),
+                Err(error) => (worker.call_method1("unread", (error.value(py),))?, true),
             };
             let pickled = match by_value {
                 true => payload::pickle(&done),

@@ -11,7 +11,6 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::error::exception;
-use crate::interpreter;
 use crate::payload::{self, Payload};
 
 /// A child, until it has been collected.
@@ -130,11 +129,6 @@ fn run(preparation: Payload, process: Payload) {
 /// handlers that are registered in it. Nothing if it was not started by [`start`].
 #[pyfunction]
 pub(crate) fn run_child(py: Python<'_>) -> Option<(i32, bool)> {
-    let ended = py.detach(|| {
-        bunshin::front::run_child(|| {
-            // The interpreter is told as by `os.fork`.
-            Python::attach(interpreter::after_fork);
-        })
-    });
+    let ended = py.detach(bunshin::front::run_child);
     ended.map(|(code, is_copy)| (if code == 0 { EXIT_CODE.get() } else { code }, is_copy))
 }

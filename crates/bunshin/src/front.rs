@@ -88,9 +88,9 @@ pub fn set_command(words: Vec<OsString>) -> Result<()> {
 /// Runs what this process was started for, if it was started by [`set_command`]'s command.
 ///
 /// Gives the exit code, and whether this process is a copy of the forkserver, which ends
-/// without the handlers that are registered in it. `in_copy` is called first in such a copy.
-pub fn run_child(in_copy: impl FnOnce()) -> Option<(i32, bool)> {
-    run_hosted(in_copy)
+/// without the handlers that are registered in it; [`on_fork`]'s functions were told of that copy.
+pub fn run_child() -> Option<(i32, bool)> {
+    run_hosted()
 }
 
 /// Has this child, whose parent is its starter, end so long after it rather than with it, so that

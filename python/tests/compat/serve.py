@@ -12,13 +12,21 @@ import time
 import unittest
 
 
-def load(suite):
-    """The tests of a suite, by name."""
+#: Tells children and their server which suite it is: this is their main module too.
+VARIABLE = "CONFORMANCE_SUITE"
+
+if __name__ == "__main__":
+    os.environ[VARIABLE] = sys.argv[1]
+if VARIABLE in os.environ:
     from bunshin import _replace
 
     _replace.install()
     # A module that children can import, as what they run is found by its name.
-    module = importlib.import_module(f"suite_{suite}")
+    module = importlib.import_module(f"suite_{os.environ[VARIABLE]}")
+
+
+def load():
+    """The tests of the suite, by name."""
     loader = unittest.TestLoader()
     tests = {}
 
@@ -33,7 +41,7 @@ def load(suite):
         case = getattr(module, name)
         if isinstance(case, type) and issubclass(case, unittest.TestCase):
             add(loader.loadTestsFromTestCase(case))
-    return module, tests
+    return tests
 
 
 class Fixtures:
@@ -70,7 +78,7 @@ def run(test, fixtures):
 
 def main():
     faulthandler.enable()
-    module, tests = load(sys.argv[1])
+    tests = load()
     answers = os.fdopen(3, "w", buffering=1)
     os.set_inheritable(3, False)
     getattr(module, "setUpModule", lambda: None)()

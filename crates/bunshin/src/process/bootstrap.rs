@@ -88,15 +88,14 @@ pub fn init() {
 /// What [`init`] does, in a program that is an interpreter with this crate in a library.
 ///
 /// Gives the exit code, and whether this is a copy of the forkserver; nothing if this process
-/// was not started as a child. `in_copy` is called in each copy first.
-pub(crate) fn run_hosted(in_copy: impl FnOnce()) -> Option<(i32, bool)> {
+/// was not started as a child.
+pub(crate) fn run_hosted() -> Option<(i32, bool)> {
     let (role, control, parent) = process::take_start_variable()?;
     if role == tracker::ROLE {
         tracker::serve(control, parent);
     }
     if role == spawn::SERVER {
         let cloned = forkserver::serve(control, parent);
-        in_copy();
         return Some((run(&cloned.control, cloned.parent), true));
     }
     Some((run(&control, parent), false))

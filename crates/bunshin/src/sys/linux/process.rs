@@ -43,6 +43,11 @@ pub(crate) fn set_fork_hooks(hooks: ForkHooks) {
     let _ = HOOKS.set(hooks);
 }
 
+/// What [`set_fork_hooks`] was given.
+pub(crate) fn fork_hooks() -> Option<&'static ForkHooks> {
+    HOOKS.get()
+}
+
 /// Whether this program is an interpreter, which knows what a fork does to its threads.
 pub(crate) fn is_hosted() -> bool {
     HOOKS.get().is_some()

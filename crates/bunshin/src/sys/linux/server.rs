@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::memory::{self, Mapping, PAGE};
+use super::process::fork_hooks;
 use super::thread;
 
 /// A word of shared memory in which the kernel itself notes the id of each child that is
@@ -93,6 +94,10 @@ impl Cloner {
         #[cfg(not(target_arch = "x86_64"))]
         let (fourth, fifth) = (no_tls, tid);
         let no_stack = 0usize;
+        let hooks = fork_hooks();
+        if let Some(hooks) = hooks {
+            (hooks.before)();
+        }
         // SAFETY: without CLONE_VM the child gets a copy of everything, as with fork, and goes on
         // with its copy of this stack; the process has one thread, so that no lock is held by
         // another one. The kernel writes ids to the note and to the C library's own place.
@@ -106,13 +111,19 @@ impl Cloner {
                 fifth,
             )
         };
+        let error = io::Error::last_os_error();
+        if rc == 0 {
+            thread::after_fork();
+            thread::adopt_list(self.robust_list);
+        }
+        match (hooks, rc) {
+            (Some(hooks), 0) => (hooks.in_child)(),
+            (Some(hooks), _) => (hooks.in_parent)(),
+            (None, _) => {}
+        }
         match rc {
-            -1 => Err(io::Error::last_os_error()),
-            0 => {
-                thread::after_fork();
-                thread::adopt_list(self.robust_list);
-                Ok(None)
-            }
+            -1 => Err(error),
+            0 => Ok(None),
             pid => Ok(Some(u32::try_from(pid).unwrap_or(0))),
         }
     }
