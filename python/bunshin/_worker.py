@@ -60,8 +60,14 @@ def _become(name, parent):
 def _initialize(given):
     # An interrupt is the parent's to handle: it ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if given["initializer"] is not None:
+    if given["initializer"] is None:
+        return
+    try:
         given["initializer"](*given["initargs"])
+    except BaseException:
+        # What it has put in queues is to arrive.
+        end()
+        raise
 
 
 def end():
