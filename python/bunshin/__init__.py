@@ -11,7 +11,7 @@ import os as _os
 import sys as _sys
 from multiprocessing import util as _util
 
-from . import _native, context
+from . import _native, context, process, reduction  # noqa: F401
 
 __all__ = [name for name in dir(context._default_context) if not name.startswith("_")]
 globals().update((name, getattr(context._default_context, name)) for name in __all__)
