@@ -41,9 +41,19 @@ RETURN, ERROR, PROXY, TRACEBACK, UNSERIALIZABLE = (
 #: Types with methods that never wait and, over built-in types, run no code of the program's.
 _QUICK_TYPES = {dict, list, set, array.array}
 
+#: After so many quick calls in a row, a client is served by the one thread again.
+_QUICK_CALLS = 16
+
 _CREDENTIALS = struct.Struct("iII")
 
 _locks = (type(threading.Lock()), type(threading.RLock()), threading.Semaphore, threading.Condition)
+
+
+#: How to listen and to connect, by how messages are made from objects.
+serializers = {
+    "pickle": (connection.Listener, connection.Client),
+    "xmlrpclib": (connection.XmlListener, connection.XmlClient),
+}
 
 
 def public_methods(obj):
@@ -75,7 +85,7 @@ class _Session:
         self._calls = None
 
     def post(self, reply, request):
-        """Has the session's own thread answer a request."""
+        """Has the session's own thread answer a request, and those that follow."""
         if self._calls is None:
             self._calls = queue.SimpleQueue()
             threading.Thread(target=self._run, daemon=True).start()
@@ -83,22 +93,40 @@ class _Session:
 
     def gone(self):
         """The connection has ended."""
-        if self._calls is not None:
+        if self._calls is None:
+            self.server._sessions.discard(self)
+        else:
             self._calls.put((None, None))
 
     def _run(self):
+        try:
+            while True:
+                reply, request = self._calls.get()
+                if reply is None:
+                    return
+                self._converse(reply, request)
+                self.server._quick.give_back(reply, self)
+                del reply, request
+        except (EOFError, OSError, ValueError):
+            # The client is gone, or does not keep to the protocol.
+            pass
+        finally:
+            self.end()
+
+    def _converse(self, reply, request):
+        """Answers until this is nothing that wants a thread of its own."""
+        quick = 0
         while True:
-            reply, request = self._calls.get()
-            if reply is None:
-                break
-            try:
-                kind, result = self._answer(request)
-                _send_answer(lambda kind, result: reply.send(kind, result, True), kind, result)
-            except (EOFError, OSError):
-                # The connection is gone, which the other thread says soon.
-                pass
-            del reply, request
-        self.end()
+            kind, result = self._answer(request)
+            _send_answer(lambda kind, result: reply.send(kind, result, True), kind, result)
+            del kind, result
+            if type(request) is tuple and self.server._quick.is_quick(*request[:2]):
+                quick += 1
+                if quick == _QUICK_CALLS:
+                    return
+            else:
+                quick = 0
+            request = reply.next()
 
     def _answer(self, request):
         try:
@@ -135,9 +163,10 @@ class _Session:
                 pass
             else:
                 # Another thread of its may release them.
-                select.poll()
                 connection.wait([watched])
                 os.close(watched)
+            if self.pid in self.server._left:
+                held = []
             for ident in held:
                 while self.locks[ident] > 0:
                     self.locks[ident] -= 1
@@ -188,6 +217,7 @@ class Server:
         "dummy",
         "get_methods",
         "incref",
+        "leave",
         "number_of_objects",
         "shutdown",
     )
@@ -195,11 +225,9 @@ class Server:
     def __init__(self, registry, address, authkey, serializer):
         if not isinstance(authkey, bytes):
             raise TypeError(f"Authkey {authkey!r} is type {type(authkey)!s}, not bytes")
-        if serializer != "pickle":
-            raise ValueError(f"unknown serializer: {serializer!r}")
         self.registry = registry
         self.authkey = process.AuthenticationString(authkey)
-        self.listener = connection.Listener(address=address, backlog=128, authkey=self.authkey)
+        self.listener = serializers[serializer][0](address=address, backlog=128, authkey=self.authkey)
         self.address = self.listener.address
         self._objects = {}
         self._idents = {}
@@ -208,6 +236,8 @@ class Server:
         self.mutex = threading.RLock()
         self._quick = _native.Server()
         self._sessions = set()
+        #: Processes that have said that they end.
+        self._left = set()
         #: How many references each process has, by object.
         self._owners = {}
         self._watched = {}
@@ -356,6 +386,8 @@ class Server:
 
     def accept_shared(self, c):
         """Gives the client a pipe for calls."""
+        if c.session.pid is None:
+            raise ValueError("there are pipes for those on the same machine only")
         ours, theirs = _native.pipe(True)
         session = _Session(self, c.session.pid)
         self._sessions.add(session)
@@ -384,8 +416,6 @@ class Server:
         _send_answer(lambda kind, result: reply.send(kind, result, False), ERROR, error)
 
     def _gone(self, session):
-        if session._calls is None:
-            self._sessions.discard(session)
         session.gone()
 
     # -- calls
@@ -437,6 +467,10 @@ class Server:
                 f"  {ident}:       refcount={held.references}\n    {str(held.obj)[:75]}"
                 for ident, held in sorted(self._objects.items())
             )
+
+    def leave(self, c):
+        """The client ends properly: what it has locked, it has left locked."""
+        self._left.add(c.session.pid)
 
     def number_of_objects(self, c):
         """How many objects there are."""

@@ -472,6 +472,46 @@ def Client(address, family=None, authkey=None):
     return connection
 
 
+class _XmlConnection:
+    """A connection whose objects are XML, of the few types that XML-RPC has."""
+
+    def __init__(self, connection):
+        self._connection = connection
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def send(self, obj):
+        import xmlrpc.client
+
+        text = xmlrpc.client.dumps((obj,), None, None, None, True)
+        self._connection.send_bytes(text.encode())
+
+    def recv(self):
+        import xmlrpc.client
+
+        (obj,), _ = xmlrpc.client.loads(self._connection.recv_bytes().decode())
+        return obj
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exc_type, exc_value, exc_tb):
+        self._connection.close()
+
+
+class XmlListener(Listener):
+    """A listener for those whose objects are XML."""
+
+    def accept(self):
+        return _XmlConnection(super().accept())
+
+
+def XmlClient(*args, **kwds):
+    """A connection to such a listener."""
+    return _XmlConnection(Client(*args, **kwds))
+
+
 def wait(object_list, timeout=None):
     """Waits until some of the objects are ready, and returns those.
 

@@ -225,6 +225,14 @@ class _Methods:
 
         return SimpleQueue(ctx=self.get_context())
 
+    def Manager(self):
+        """Returns a manager whose server has started; it makes shared objects."""
+        from .managers import SyncManager
+
+        manager = SyncManager(ctx=self.get_context())
+        manager.start()
+        return manager
+
     def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None):
         """Returns a pool of worker processes."""
         from .pool import Pool

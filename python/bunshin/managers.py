@@ -117,12 +117,14 @@ class _Descriptor:
 class _Access:
     """This process's way to the server at an address."""
 
-    def __init__(self, address):
+    def __init__(self, address, serializer):
         self.address = address
+        self.client = _server.serializers[serializer][1]
         # Of each thread: what it calls over.
         self.local = util.ForkAwareLocal()
         #: Whether the server has no pipes to give; unknown at first.
-        self.is_plain = not isinstance(address, (str, bytes))
+        self.is_plain = serializer != "pickle" or not isinstance(address, (str, bytes))
+        self._says_goodbye = None
 
     def ask(self, authkey, name, args=(), kwds={}):
         """Asks the server itself for something."""
@@ -135,7 +137,7 @@ class _Access:
                 self.forget()
             else:
                 return result if kind is None else _outcome(kind, result)
-        with connection.Client(self.address, authkey=authkey) as conn:
+        with self.client(self.address, authkey=authkey) as conn:
             return dispatch(conn, None, name, args, kwds)
 
     def call(self, authkey, ident, name, args, kwds):
@@ -151,27 +153,31 @@ class _Access:
             if conn is None:
                 conn = self._connect(authkey)
             conn.send((ident, name, args, kwds))
-            return conn.recv()
         except (EOFError, OSError):
             self.forget()
             raise
         except BaseException:
-            # The answer may be still to come, and would be taken for that to the next call.
-            if caller is None or not caller.is_open:
+            if caller is not None and not caller.is_open:
                 self.forget()
+            raise
+        try:
+            return conn.recv()
+        except BaseException:
+            # The answer may be still to come, and would be taken for that to the next call.
+            self.forget()
             raise
 
     def _connect(self, authkey):
         name = process.current_process().name
         if threading.current_thread().name != "MainThread":
             name += "|" + threading.current_thread().name
-        conn = connection.Client(self.address, authkey=authkey)
+        conn = self.client(self.address, authkey=authkey)
         dispatch(conn, None, "accept_connection", (name,))
         self.local.connection = conn
         return conn
 
     def _share(self, authkey):
-        with connection.Client(self.address, authkey=authkey) as conn:
+        with self.client(self.address, authkey=authkey) as conn:
             conn.send((None, "accept_shared", (), {}))
             kind, result = conn.recv()
             if kind != _server.RETURN:
@@ -185,12 +191,27 @@ class _Access:
         self.local.caller = _native.Caller(pipe)
         return self.local.caller
 
+    def say_goodbye(self, authkey):
+        """Tells the server when this process ends, other than by being killed: locks that it
+        then holds stay locked."""
+        if self._says_goodbye != os.getpid():
+            self._says_goodbye = os.getpid()
+            util.Finalize(None, _say_goodbye, args=(self, authkey, os.getpid()), exitpriority=20)
+
     def forget(self):
         """Ends this thread's connections."""
         for name in ("caller", "connection"):
             kept = self.local.__dict__.pop(name, None)
             if kept is not None:
                 kept.close()
+
+
+def _say_goodbye(access, authkey, pid):
+    if os.getpid() == pid:
+        try:
+            access.ask(authkey, "leave")
+        except Exception as error:
+            util.debug("a manager's server was not told of the end: %s", error)
 
 
 def _socket_of(conn):
@@ -201,11 +222,12 @@ _accesses = {}
 _accesses_lock = util.ForkAwareThreadLock()
 
 
-def _access(address):
+def _access(address, serializer):
+    key = address, serializer
     with _accesses_lock:
-        if address not in _accesses:
-            _accesses[address] = _Access(address)
-        return _accesses[address]
+        if key not in _accesses:
+            _accesses[key] = _Access(address, serializer)
+        return _accesses[key]
 
 
 # -- managers
@@ -229,7 +251,7 @@ class BaseManager:
     ):
         if authkey is None:
             authkey = process.current_process().authkey
-        if serializer != "pickle":
+        if serializer not in _server.serializers:
             raise ValueError(f"unknown serializer: {serializer!r}")
         self._address = address
         self._authkey = AuthenticationString(authkey)
@@ -252,7 +274,7 @@ class BaseManager:
 
     def connect(self):
         """Connects to a server that is there."""
-        _access(self._address).ask(self._authkey, "dummy")
+        _access(self._address, self._serializer).ask(self._authkey, "dummy")
         self._state.value = State.STARTED
 
     def start(self, initializer=None, initargs=()):
@@ -289,7 +311,14 @@ class BaseManager:
         self.shutdown = util.Finalize(
             self,
             type(self)._finalize_manager,
-            args=(self._process, told, self._authkey, self._state, self._shutdown_timeout),
+            args=(
+                self._process,
+                told,
+                self._serializer,
+                self._authkey,
+                self._state,
+                self._shutdown_timeout,
+            ),
             exitpriority=0,
         )
 
@@ -302,11 +331,12 @@ class BaseManager:
         )
 
     @staticmethod
-    def _finalize_manager(process, address, authkey, state, shutdown_timeout):
+    def _finalize_manager(process, address, serializer, authkey, state, shutdown_timeout):
         if process.is_alive():
             util.info("telling a manager's server to end")
             try:
-                with connection.Client(address, authkey=authkey) as conn:
+                access = _access(address, serializer)
+                with access.client(address, authkey=authkey) as conn:
                     dispatch(conn, None, "shutdown")
             except Exception:
                 # It may have ended meanwhile; if it has not, it is ended.
@@ -321,7 +351,7 @@ class BaseManager:
                     process.join()
         state.value = State.SHUTDOWN
         with _accesses_lock:
-            access = _accesses.pop(address, None)
+            access = _accesses.pop((address, serializer), None)
         if access is not None:
             access.forget()
 
@@ -329,7 +359,7 @@ class BaseManager:
         """Has the server make an object; gives its token and its methods."""
         if self._state.value != State.STARTED:
             raise AssertionError("server not yet started")
-        made, exposed = _access(self._address).ask(
+        made, exposed = _access(self._address, self._serializer).ask(
             self._authkey, "create", (typeid, *args), kwds
         )
         return Token(typeid, self._address, made), exposed
@@ -342,10 +372,10 @@ class BaseManager:
                 self._process = None
 
     def _debug_info(self):
-        return _access(self._address).ask(self._authkey, "debug_info")
+        return _access(self._address, self._serializer).ask(self._authkey, "debug_info")
 
     def _number_of_objects(self):
-        return _access(self._address).ask(self._authkey, "number_of_objects")
+        return _access(self._address, self._serializer).ask(self._authkey, "number_of_objects")
 
     def __enter__(self):
         if self._state.value == State.INITIAL:
@@ -399,7 +429,7 @@ class BaseManager:
 def _made(proxytype, token, serializer, manager, authkey, exposed):
     """A proxy to an object that was just made, and that refers to itself until then."""
     proxy = proxytype(token, serializer, manager=manager, authkey=authkey, exposed=exposed)
-    _access(token.address).ask(authkey, "decref", (token.id,))
+    _access(token.address, serializer).ask(authkey, "decref", (token.id,))
     return proxy
 
 
@@ -442,7 +472,7 @@ class BaseProxy:
             self._authkey = manager._authkey
         else:
             self._authkey = process.current_process().authkey
-        self._access = _access(token.address)
+        self._access = _access(token.address, serializer)
         if incref:
             self._incref()
         util.register_after_fork(self, BaseProxy._after_fork)
@@ -587,7 +617,7 @@ def AutoProxy(
         if own is not None:
             exposed = own.get_methods(None, token)
         else:
-            exposed = _access(token.address).ask(authkey, "get_methods", (token,))
+            exposed = _access(token.address, serializer).ask(authkey, "get_methods", (token,))
         exposed = tuple(sorted(exposed))
     made = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
     proxy = made(token, serializer, manager=manager, authkey=authkey, incref=incref)
@@ -660,6 +690,7 @@ class AcquirerProxy(BaseProxy):
     _exposed_ = ("acquire", "release")
 
     def acquire(self, blocking=True, timeout=None):
+        self._access.say_goodbye(self._authkey)
         args = (blocking,) if timeout is None else (blocking, timeout)
         return self._callmethod("acquire", args)
 
@@ -667,7 +698,7 @@ class AcquirerProxy(BaseProxy):
         return self._callmethod("release")
 
     def __enter__(self):
-        return self._callmethod("acquire")
+        return self.acquire()
 
     def __exit__(self, exc_type, exc_val, exc_tb):
         return self._callmethod("release")
@@ -929,7 +960,7 @@ class SharedMemoryManager(BaseManager):
 
     def _track(self, made, name):
         try:
-            _access(self._address).ask(self._authkey, "track_segment", (name,))
+            _access(self._address, self._serializer).ask(self._authkey, "track_segment", (name,))
         except BaseException:
             made.unlink()
             raise

@@ -176,12 +176,38 @@ impl Request {
     }
 }
 
-/// Where the answer to a request goes.
+/// Where the answer to a request goes, and the next one comes from.
 #[pyclass(module = "bunshin._native", frozen)]
 pub(crate) struct Reply(Wire);
 
+/// A request's parts, or the request with its arguments still pickled.
+fn request<'py>(py: Python<'py>, arrival: Arrival<Payload>) -> PyResult<Bound<'py, PyAny>> {
+    match arrival {
+        // It may take long to unpickle, and may run anything.
+        Arrival::Value(payload) => {
+            Ok(Bound::new(py, Request(Mutex::new(Some(payload))))?.into_any())
+        }
+        Arrival::Bytes(bytes) => {
+            let (ident, method, pickle) = parse(bytes.as_slice()).ok_or_else(nonsense)?;
+            let args = plain::load(py, pickle).ok_or_else(nonsense)?;
+            Ok((ident, method, args.cast_into::<PyTuple>()?)
+                .into_pyobject(py)?
+                .into_any())
+        }
+    }
+}
+
+fn nonsense() -> PyErr {
+    PyValueError::new_err("the request makes no sense")
+}
+
 #[pymethods]
 impl Reply {
+    /// Waits for the next request over this connection, for the thread that has it.
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        request(py, connection::receive(py, self.0.receiver())?)
+    }
+
     /// Answers. Does not wait for a client that does not receive, unless `wait`.
     fn send(
         &self,
@@ -230,6 +256,20 @@ impl Server {
         Ok(())
     }
 
+    /// Has the one thread serve a connection again.
+    fn give_back(&self, reply: &Reply, client: Py<PyAny>) {
+        let wire = Arc::clone(&reply.0);
+        locked(&self.added).insert(Arc::as_ptr(&wire) as usize, client);
+        self.hub.add(wire);
+    }
+
+    /// Whether the one thread can call this method.
+    fn is_quick(&self, ident: &str, method: &str) -> bool {
+        locked(&self.quick)
+            .get(ident)
+            .is_some_and(|quick| quick.methods.contains_key(method))
+    }
+
     /// Has these methods of an object be called by the one thread: none of them waits.
     fn offer(&self, ident: String, object: &Bound<'_, PyAny>, methods: Vec<String>) {
         let methods = methods
@@ -251,7 +291,8 @@ impl Server {
         self.hub.close();
     }
 
-    /// Is the one thread. Calls `other(client, reply, request)` with what is for other threads,
+    /// Is the one thread. Calls `other(client, reply, request)` with what is for another thread,
+    /// which has the connection from then on;
     /// `answer(reply, result)` for results that are not small, `failed(reply, error)` where a
     /// call raised, and `gone(client)` when a connection has ended.
     fn run(
@@ -272,14 +313,21 @@ impl Server {
                     let client = locked(&self.added).remove(&at);
                     vacant.insert(client.unwrap_or_else(|| py.None()));
                 }
-                if let Err(error) = self.serve(py, &wire, &clients[&number], &callbacks) {
+                match self.serve(py, &wire, &clients[&number], &callbacks) {
+                    Ok(true) => continue,
+                    // Another thread has it now.
+                    Ok(false) => {
+                        self.hub.remove(number);
+                        clients.remove(&number);
+                    }
                     // A client that is gone, or says what makes no sense.
-                    drop(error);
-                    self.hub.remove(number);
-                    let client = clients.remove(&number);
-                    drop(wire);
-                    if let Err(error) = gone.call1((client,)) {
-                        error.write_unraisable(py, None);
+                    Err(_) => {
+                        self.hub.remove(number);
+                        let client = clients.remove(&number);
+                        drop(wire);
+                        if let Err(error) = gone.call1((client,)) {
+                            error.write_unraisable(py, None);
+                        }
                     }
                 }
             }
@@ -289,54 +337,46 @@ impl Server {
 }
 
 impl Server {
+    /// Serves what a connection has; false if that is for another thread.
     fn serve(
         &self,
         py: Python<'_>,
         wire: &Wire,
         client: &Py<PyAny>,
         (other, answer, failed): &(Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyAny>),
-    ) -> PyResult<()> {
+    ) -> PyResult<bool> {
         let arrival = match wire.receiver().recv_either(false) {
             Ok(arrival) => arrival,
-            Err(TryRecvError::Empty) => return Ok(()),
+            Err(TryRecvError::Empty) => return Ok(true),
             Err(error) => return Err(exception(&error.into())),
         };
-        let reply = || Reply(Arc::clone(wire));
-        let bytes = match arrival {
-            Arrival::Bytes(bytes) => bytes,
-            // It may take long to unpickle, and may run anything.
-            Arrival::Value(payload) => {
-                let request = Request(Mutex::new(Some(payload)));
-                other.call1((client, reply(), request))?;
-                return Ok(());
+        let found = match &arrival {
+            Arrival::Bytes(bytes) => {
+                let (ident, method, pickle) = parse(bytes.as_slice()).ok_or_else(nonsense)?;
+                let quick = locked(&self.quick);
+                let method = quick.get(ident).and_then(|quick| quick.methods.get(method));
+                method.map(|method| (method.clone_ref(py), pickle))
             }
+            Arrival::Value(_) => None,
         };
-        let nonsense = || PyValueError::new_err("the request makes no sense");
-        let (ident, method, pickle) = parse(bytes.as_slice()).ok_or_else(nonsense)?;
+        let reply = || Reply(Arc::clone(wire));
+        let Some((method, pickle)) = found else {
+            other.call1((client, reply(), request(py, arrival)?))?;
+            return Ok(false);
+        };
         let args = plain::load(py, pickle).ok_or_else(nonsense)?;
-        let args = args.cast_into::<PyTuple>()?;
-        let found = {
-            let quick = locked(&self.quick);
-            let method = quick.get(ident).and_then(|quick| quick.methods.get(method));
-            method.map(|method| method.clone_ref(py))
-        };
-        let Some(found) = found else {
-            other.call1((client, reply(), (ident, method, args)))?;
-            return Ok(());
-        };
-        match found.bind(py).call1(&args) {
+        match method.bind(py).call1(args.cast_into::<PyTuple>()?) {
             Ok(result) => {
                 // A client that does not receive what it has asked for is not waited for.
-                if send_small(wire.sender(), &result, &[REPLY], false)? {
-                    return Ok(());
+                if !send_small(wire.sender(), &result, &[REPLY], false)? {
+                    answer.call1((reply(), result))?;
                 }
-                answer.call1((reply(), result))?;
             }
             Err(error) => {
-                failed.call1((client, reply(), error.value(py)))?;
+                failed.call1((reply(), error.value(py)))?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
