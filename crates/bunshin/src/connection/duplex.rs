@@ -40,8 +40,9 @@ use crate::error::Result;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Connection<S, R = S> {
-    sender: Sender<S>,
+    /// Dropped first: who has received the last message finds that nothing can be sent either.
     receiver: Receiver<R>,
+    sender: Sender<S>,
 }
 
 impl<S, R> Connection<S, R> {

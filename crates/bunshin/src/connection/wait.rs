@@ -1,7 +1,7 @@
 //! Waiting for many connections and processes at once.
 
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::duplex::Connection;
 use super::receiver::Receiver;
@@ -38,6 +38,10 @@ pub(crate) mod sealed {
         fn handle(&self) -> BorrowedFd<'_>;
         /// Ends the watch; true if it is ready.
         fn end(&self, was_readable: bool) -> Result<bool>;
+        /// Whether it may become ready without its handle becoming readable.
+        fn may_end_unheard(&self) -> bool {
+            false
+        }
     }
 }
 
@@ -55,6 +59,10 @@ impl<T> sealed::Watch for Receiver<T> {
     fn end(&self, _was_readable: bool) -> Result<bool> {
         self.untyped().end_watch().map_err(Error::from)
     }
+
+    fn may_end_unheard(&self) -> bool {
+        self.untyped().may_end_unheard()
+    }
 }
 
 impl<S, R> Waitable for Connection<S, R> {}
@@ -70,6 +78,10 @@ impl<S, R> sealed::Watch for Connection<S, R> {
 
     fn end(&self, was_readable: bool) -> Result<bool> {
         self.receiver().end(was_readable)
+    }
+
+    fn may_end_unheard(&self) -> bool {
+        self.receiver().may_end_unheard()
     }
 }
 
@@ -122,6 +134,9 @@ impl sealed::Watch for ParentProcess {
     }
 }
 
+/// How long to sleep while siblings of a dead process may keep its end of a pipe open.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// Waits until at least one of the objects is ready, for so long at most.
 ///
 /// A connection is ready when there is a message to receive or its sender is gone, a
@@ -160,8 +175,13 @@ pub fn wait(objects: &[&dyn Waitable], timeout: Option<Duration>) -> Result<Vec<
             .map(|object| (object.handle(), Interest::Readable))
             .collect();
         let patience = if is_ready { Patience::Never } else { patience };
+        let mut deadline = patience.deadline();
+        if objects.iter().any(|object| object.may_end_unheard()) {
+            let soon = Instant::now() + LOOK_AGAIN;
+            deadline = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
+        }
         let mut readable = Vec::new();
-        let polled = socket::poll(&handles, patience.deadline(), &mut readable)
+        let polled = socket::poll(&handles, deadline, &mut readable)
             .map_err(|error| Error::os(format!("wait for {} objects", objects.len()), error));
         let mut ready = Vec::new();
         // Every watch is ended, also where one of them fails.

@@ -22,7 +22,7 @@ use crate::codec::outcome::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::process::{self, Started};
 use crate::sys::{socket, thread};
-use crate::transport::{Patience, channel};
+use crate::transport::{Patience, channel, heirs};
 
 /// Runs before `main`, in the order of the linker: turns a started program into a child.
 #[used]
@@ -82,12 +82,16 @@ fn check_threads() -> Result<()> {
     ))
 }
 
-/// Forks; the child never returns from here.
+/// Forks; the child never returns from here. What it uses of the ends of pipes that it `inherits`
+/// is its own.
 ///
 /// # Safety
 /// As for [`fork_unchecked`].
-unsafe fn start(work: impl FnOnce() -> i32) -> Result<Started> {
+unsafe fn start(work: impl FnOnce() -> i32, inherits: bool) -> Result<Started> {
     let parent = std::process::id();
+    if inherits {
+        heirs::begin_fork(false);
+    }
     hold_still();
     // Or else both would print what is still in the buffer.
     let _ = std::io::stdout().flush();
@@ -95,11 +99,13 @@ unsafe fn start(work: impl FnOnce() -> i32) -> Result<Started> {
     match unsafe { process::fork() } {
         Err(error) => {
             go_on();
+            heirs::end_fork(None);
             Err(Error::os("fork", error))
         }
         Ok(Some(started)) => {
             go_on();
-            thread::leave_to_child(work);
+            heirs::end_fork(Some(started.pid));
+            thread::leave_to_child(work, started.pid);
             Ok(started)
         }
         Ok(None) => {
@@ -145,11 +151,11 @@ pub(crate) fn start_forked(
     if process::is_hosted() {
         // By a thread that the child may be ended with.
         // SAFETY: the interpreter has been told, and holds its locks over the fork.
-        return launcher::run(move || unsafe { start(work) });
+        return launcher::run(move || unsafe { start(work, false) });
     }
     // SAFETY: there are no other threads, or the caller of `allow_fork_with_threads` vouches
     // for them.
-    unsafe { start(work) }
+    unsafe { start(work, false) }
 }
 
 impl ProcessBuilder {
@@ -252,11 +258,13 @@ pub unsafe fn fork_unchecked() -> Result<Fork> {
     // The child goes on with everything: shared memory that this process holds is its too.
     thread::count_copy();
     channel::count_for_copy();
+    heirs::begin_fork(true);
     let identity = Identity::of_child(None, StartMethod::Fork, false);
     // SAFETY: the caller vouches for the threads.
     match unsafe { process::fork() } {
         Ok(Some(started)) => {
             go_on();
+            heirs::end_fork(Some(started.pid));
             let child = Child::register(copy_name(started.pid), started, false);
             Ok(Fork::Parent(Process::new(child, None)))
         }
@@ -267,6 +275,7 @@ pub unsafe fn fork_unchecked() -> Result<Fork> {
         }
         Err(error) => {
             go_on();
+            heirs::end_fork(None);
             channel::uncount_for_copy();
             Err(Error::os("fork", error))
         }
@@ -371,7 +380,12 @@ pub struct Scope<'scope, 'env: 'scope> {
 impl<'scope> Scope<'scope, '_> {
     /// Forks a child that runs `work` and sends its result back.
     ///
-    /// Pipe ends that the closure uses are the child's from their first use on.
+    /// A pipe's end that is moved into the closure is the child's alone: the other side is told
+    /// once the child has dropped it or has ended. An end that closures use by reference is
+    /// theirs together, from the first use on; the other side is told when all children are gone
+    /// that could still use it, which those could that have used neither end so far. This process
+    /// counts too once it has used that end itself. An end inside of a `Vec`, `Box` or `Arc` counts
+    /// as used by reference. A child that has used one end has given up the other.
     ///
     /// # Errors
     /// `Threads` if this process has other threads; `Os` if the system gives no further process.
@@ -410,7 +424,7 @@ impl<'scope> Scope<'scope, '_> {
             work()
         };
         // SAFETY: this is the only thread.
-        let started = unsafe { start(run) }?;
+        let started = unsafe { start(run, true) }?;
         Ok(Child::register(name, started, true))
     }
 
@@ -456,7 +470,7 @@ impl<'scope> Scope<'scope, '_> {
             bootstrap::send(&theirs, &mut call)
         };
         // SAFETY: the caller vouches for the threads.
-        let started = unsafe { start(run) }?;
+        let started = unsafe { start(run, true) }?;
         let child = Child::register(name, started, false);
         children.push(Arc::clone(&child));
         Ok(ScopedProcess {

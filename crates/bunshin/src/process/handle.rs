@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::process::{self, Sig, Started};
 use crate::sys::socket::{self, Interest};
 use crate::sys::thread;
-use crate::transport::{Patience, stream};
+use crate::transport::{Patience, heirs, stream};
 
 /// How long reading what a dead child has sent may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -101,6 +101,9 @@ impl Child {
             *status = process::wait(self.pidfd(), false)
                 .map_err(|error| Error::os(self.what("join"), error))?
                 .map(ExitStatus::from);
+            if status.is_some() {
+                heirs::forget(self.started.pid);
+            }
         }
         Ok(*status)
     }

@@ -40,6 +40,9 @@ pub(crate) const RING: usize = 64 << 10;
 pub(crate) const RING_STRIDE: usize = RING_HEADER + RING;
 /// Bytes of a ring's header.
 pub(crate) const RING_HEADER: usize = 384;
+/// Where the lists of a pipe's holders start: for each ring, one of the sending side and one of
+/// the receiving side.
+pub(crate) const PIPE_HOLDERS: usize = HEADER;
 /// Where a pipe's first ring starts.
 pub(crate) const PIPE_RINGS: usize = 4096;
 

@@ -9,6 +9,7 @@ pub(crate) mod condition;
 pub(crate) mod event;
 pub(crate) mod gate;
 pub(crate) mod heap;
+pub(crate) mod holders;
 pub(crate) mod layout;
 pub(crate) mod linger;
 pub(crate) mod lock;

@@ -23,7 +23,8 @@
 use std::sync::Arc;
 
 use super::atomic::{AtomicU32, AtomicU64, Ordering, Unused, fence};
-use super::layout::{RING, RING_HEADER};
+use super::holders::{self, Holders};
+use super::layout::{PIPE_HOLDERS, PIPE_RINGS, RING, RING_HEADER};
 use super::lock::RawLock;
 use super::segment::{Segment, Shared};
 
@@ -37,12 +38,12 @@ const RUNG: u32 = 2;
 pub(crate) struct RingHeader {
     tail: AtomicU64,
     sender_cpu: AtomicU32,
-    sender_pid: AtomicU32,
+    sender_claims: AtomicU32,
     _sender: [Unused; 12],
 
     head: AtomicU64,
     receiver_cpu: AtomicU32,
-    receiver_pid: AtomicU32,
+    receiver_claims: AtomicU32,
     _receiver: [Unused; 12],
 
     /// The receiver's bell, and how many processes use the receiving side.
@@ -67,8 +68,11 @@ const _: () = assert!(size_of::<RingHeader>() == RING_HEADER);
 // SAFETY: atomics, and locks that are `Shared` themselves.
 unsafe impl Shared for RingHeader {}
 
-/// In place of a process to watch: there are several.
-const SEVERAL: u32 = u32::MAX;
+/// A process that was forked with copies of a side uses it, or has: that the side is gone is told
+/// by the list of its holders.
+const CLAIMED: u32 = 1;
+/// There were more holders than the list has room for: it tells nothing.
+const CROWDED: u32 = 2;
 
 /// One of the two sides of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,39 +273,56 @@ impl Ring {
         self.users(end).load(Ordering::Acquire) == 0
     }
 
-    fn pid_word(&self, end: End) -> &AtomicU32 {
+    fn claims(&self, end: End) -> &AtomicU32 {
         match end {
-            End::Sender => &self.header().sender_pid,
-            End::Receiver => &self.header().receiver_pid,
+            End::Sender => &self.header().sender_claims,
+            End::Receiver => &self.header().receiver_claims,
         }
     }
 
-    /// Notes that this side is used by a process of which the socket may not tell that it has
-    /// ended, as siblings have copies of it.
-    ///
-    /// Of a second such process nothing is noted: the side is gone with the last of them,
-    /// which is when the socket closes.
-    pub(crate) fn set_pid(&self, end: End, pid: u32) {
-        let word = self.pid_word(end);
-        if word
-            .compare_exchange(0, pid, Ordering::Relaxed, Ordering::Relaxed)
-            .is_err()
-        {
-            word.store(SEVERAL, Ordering::Relaxed);
-        }
+    /// The processes that were forked with a copy of that side.
+    pub(crate) fn holders(&self, end: End) -> &Holders {
+        let ring = usize::from(self.at > PIPE_RINGS);
+        let side = usize::from(end == End::Receiver);
+        self.segment
+            .at(PIPE_HOLDERS + (2 * ring + side) * holders::SIZE)
     }
 
-    /// Notes that the socket will tell of this side's end.
-    pub(crate) fn clear_pid(&self, end: End) {
-        self.pid_word(end).store(0, Ordering::Relaxed);
+    /// Notes that a process which was forked with a copy of this side uses it. The socket may not
+    /// tell of its end, as other processes have copies too.
+    pub(crate) fn claim(&self, end: End) {
+        self.claims(end).fetch_or(CLAIMED, Ordering::SeqCst);
     }
 
-    /// Which process to watch for the end of that side, if any.
-    pub(crate) fn pid(&self, end: End) -> Option<u32> {
-        match self.pid_word(end).load(Ordering::Relaxed) {
-            0 | SEVERAL => None,
-            pid => Some(pid),
-        }
+    /// Notes that the list of this side's holders is not complete.
+    pub(crate) fn crowd(&self, end: End) {
+        self.claims(end).fetch_or(CROWDED, Ordering::SeqCst);
+    }
+
+    /// Forgets who was forked with a copy of this side: the socket will tell of its end.
+    pub(crate) fn disclaim(&self, end: End) {
+        self.claims(end).store(0, Ordering::SeqCst);
+        self.holders(end).clear();
+    }
+
+    /// Whether the list of that side's holders, and not the socket, tells of its end.
+    pub(crate) fn is_told_by_holders(&self, end: End) -> bool {
+        self.claims(end).load(Ordering::SeqCst) == CLAIMED
+    }
+
+    /// Whether the list of that side's holders has had room for all of them.
+    pub(crate) fn is_complete(&self, end: End) -> bool {
+        self.claims(end).load(Ordering::SeqCst) & CROWDED == 0
+    }
+
+    /// Something has changed about who has that side: true if the other side sleeps, and is to be
+    /// rung.
+    pub(crate) fn is_news(&self, end: End) -> bool {
+        fence(Ordering::SeqCst);
+        ring(self.bell(match end {
+            End::Sender => End::Receiver,
+            End::Receiver => End::Sender,
+        }))
     }
 
     /// Notes which processor this side runs on.

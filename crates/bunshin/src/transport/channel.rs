@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Patience;
+use super::heirs::{self, Look, Watched};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::Heap;
+use crate::shm::holders::Holder;
 use crate::shm::lock::{Refused, Taken};
 use crate::shm::ring::{End, Ring};
 use crate::sys::socket::Interest;
@@ -41,7 +43,7 @@ pub(crate) struct Pair {
 }
 
 /// No process's generation.
-const NEVER: u32 = u32::MAX;
+pub(super) const NEVER: u32 = u32::MAX;
 
 impl Pair {
     pub(crate) fn new(sender: &OwnedFd, receiver: &OwnedFd) -> Arc<Self> {
@@ -76,7 +78,49 @@ impl Pair {
 /// All ends in this process, by their sockets.
 static OPEN: Mutex<BTreeMap<RawFd, Entry>> = Mutex::new(BTreeMap::new());
 
-type Entry = (Ring, End, Option<Arc<Pair>>);
+/// What is known of an end beside the value that has it.
+pub(super) struct Entry {
+    pub(super) ring: Ring,
+    pub(super) end: End,
+    pair: Option<Arc<Pair>>,
+    /// The generation of the process that has used it.
+    pub(super) used: u32,
+    /// The generation of the process that has listed itself as one who may use it.
+    pub(super) listed: u32,
+    /// This process has forked children that may use it.
+    pub(super) was_forked: bool,
+    /// While a fork is under way, and afterwards in the child: its place in the list of holders.
+    pub(super) fork: Option<Holder>,
+}
+
+impl Entry {
+    /// Whether this process's copy counts for nothing.
+    fn is_idle(&self) -> bool {
+        self.pair
+            .as_ref()
+            .is_some_and(|pair| pair.is_idle(self.end))
+    }
+
+    /// Whether this process, and who is forked from it, may use it.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.is_idle()
+            && self
+                .pair
+                .as_ref()
+                .is_none_or(|pair| pair.of(self.end).load(Ordering::Relaxed) != i32::MIN)
+    }
+
+    /// Lists this forked child in its own name, if its parent has not done so yet.
+    pub(super) fn settle(&mut self, pid: u32) {
+        if let Some(fork) = self.fork.take() {
+            self.ring.holders(self.end).end_fork(fork, pid);
+        }
+    }
+}
+
+pub(super) fn open_ends() -> MutexGuard<'static, BTreeMap<RawFd, Entry>> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The generation whose ends were counted for it before it was made.
 static COUNTED: AtomicU32 = AtomicU32::new(0);
@@ -90,7 +134,7 @@ static ABANDONED_BEFORE: AtomicU32 = AtomicU32::new(0);
 /// What it is to use came with its arguments. Copies of other ends would keep their
 /// peers from learning that the real ones are gone.
 pub(crate) fn abandon_inherited() {
-    let inherited = std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner));
+    let inherited = std::mem::take(&mut *open_ends());
     for fd in inherited.keys() {
         process::close_inherited(*fd);
     }
@@ -113,18 +157,16 @@ pub(crate) fn uncount_for_copy() {
 }
 
 fn for_each_counted(mut work: impl FnMut(&Ring, End)) {
-    for (ring, end, pair) in OPEN.lock().unwrap_or_else(PoisonError::into_inner).values() {
-        if !pair.as_ref().is_some_and(|pair| pair.is_idle(*end)) {
-            work(ring, *end);
-        }
+    for entry in open_ends().values().filter(|entry| !entry.is_idle()) {
+        work(&entry.ring, entry.end);
     }
 }
 
 /// Closes all ends of this process, which is about to end without running destructors.
 pub(crate) fn close_all() {
-    let open = std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner));
-    for (fd, (ring, end, pair)) in &open {
-        if !pair.as_ref().is_some_and(|pair| pair.is_idle(*end)) && ring.close(*end) {
+    let open = std::mem::take(&mut *open_ends());
+    for (fd, entry) in &open {
+        if !entry.is_idle() && entry.ring.close(entry.end) {
             process::ring_inherited(*fd, BELL);
         }
     }
@@ -142,9 +184,9 @@ pub(crate) fn were_counted() {
 pub(crate) fn share_inherited() {
     were_counted();
     let generation = thread::generation();
-    for (_, end, pair) in OPEN.lock().unwrap_or_else(PoisonError::into_inner).values() {
+    for entry in open_ends().values() {
         // What counted for nothing in the parent was not counted for this copy either.
-        if let Some(idle) = pair.as_ref().map(|pair| pair.idle(*end)) {
+        if let Some(idle) = entry.pair.as_ref().map(|pair| pair.idle(entry.end)) {
             if idle.load(Ordering::Relaxed) != NEVER {
                 idle.store(generation, Ordering::Relaxed);
             }
@@ -184,7 +226,7 @@ impl From<Error> for Failure {
 pub(crate) enum Woken {
     /// There is something on the socket.
     Rung,
-    /// The process that uses the other side has ended.
+    /// Nobody is left who may use the other side.
     PeerEnded,
     /// The time has passed.
     TooLate,
@@ -198,7 +240,9 @@ pub(crate) struct Side {
     pub(crate) socket: OwnedFd,
     end: End,
     pair: Option<Arc<Pair>>,
-    /// The process that uses this end, by forks.
+    /// The process that it came to, by forks.
+    born: u32,
+    /// The process that has used it last, by forks.
     generation: AtomicU32,
     /// A forked child uses the other end: this one stayed with the parent.
     lost: AtomicBool,
@@ -213,17 +257,24 @@ impl Side {
         pair: Option<Arc<Pair>>,
     ) -> Self {
         thread::watch_forks();
-        OPEN.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(socket.as_raw_fd(), (ring.clone(), end, pair.clone()));
-        let generation = AtomicU32::new(thread::generation());
+        let entry = Entry {
+            ring: ring.clone(),
+            end,
+            pair: pair.clone(),
+            used: NEVER,
+            listed: NEVER,
+            was_forked: false,
+            fork: None,
+        };
+        open_ends().insert(socket.as_raw_fd(), entry);
         Self {
             ring,
             heap,
             socket,
             end,
             pair,
-            generation,
+            born: thread::generation(),
+            generation: AtomicU32::new(NEVER),
             lost: AtomicBool::new(false),
         }
     }
@@ -313,11 +364,20 @@ impl Side {
     /// would hide that the real one is gone.
     #[cold]
     fn adopt(&self) -> Result<(), Failure> {
+        let generation = thread::generation();
+        if self.born == generation {
+            self.generation.store(generation, Ordering::Relaxed);
+            heirs::first_use(self.socket.as_raw_fd());
+            return Ok(());
+        }
         if is_shared() {
             return self.adopt_shared();
         }
-        let is_abandoned =
-            self.generation.load(Ordering::Relaxed) < ABANDONED_BEFORE.load(Ordering::Relaxed);
+        let before = match self.generation.load(Ordering::Relaxed) {
+            NEVER => self.born,
+            generation => generation,
+        };
+        let is_abandoned = before < ABANDONED_BEFORE.load(Ordering::Relaxed);
         if is_abandoned || self.lost.load(Ordering::Relaxed) {
             return Err(Failure::Other(Error::new(
                 ErrorKind::Closed,
@@ -325,25 +385,25 @@ impl Side {
                  or let a closure of a scope use one end of the pipe only",
             )));
         }
+        let mut other = -1;
         if let Some(pair) = &self.pair {
             let own = pair.of(self.end).load(Ordering::Relaxed);
             if own == i32::MIN {
                 self.lost.store(true, Ordering::Relaxed);
                 return self.adopt();
             }
-            let other = pair.of(self.peer()).swap(i32::MIN, Ordering::Relaxed);
-            if other >= 0 {
-                process::neutralize(other);
-            }
+            other = pair.of(self.peer()).swap(i32::MIN, Ordering::Relaxed);
         }
-        if COUNTED.load(Ordering::Relaxed) != thread::generation() {
+        if COUNTED.load(Ordering::Relaxed) != generation {
             self.ring.open(self.end);
         }
         // Siblings may have copies of the socket, which then does not tell that this process
-        // is gone: the other end watches the process.
-        self.ring.set_pid(self.end, std::process::id());
-        self.generation
-            .store(thread::generation(), Ordering::Relaxed);
+        // is gone.
+        heirs::adopt(self.socket.as_raw_fd(), other);
+        if other >= 0 {
+            process::neutralize(other);
+        }
+        self.generation.store(generation, Ordering::Relaxed);
         Ok(())
     }
 
@@ -378,40 +438,57 @@ impl Side {
         }
     }
 
-    /// Waits until there is something on the socket, or the process on the other side has
-    /// ended. `watched` keeps the handle of that process between calls.
+    /// Waits until there is something on the socket, or nobody is left who may use the other
+    /// side. `watched` keeps the handle of a process that may between calls.
     pub(crate) fn sleep(
         &self,
-        watched: &mut Option<(u32, OwnedFd)>,
+        watched: &mut Watched,
         patience: Patience,
     ) -> Result<Woken, Failure> {
-        match self.ring.pid(self.peer()) {
-            None => *watched = None,
-            Some(pid) if watched.as_ref().is_some_and(|(known, _)| *known == pid) => {}
-            Some(pid) => match process::watch(pid) {
-                Ok(handle) => *watched = Some((pid, handle)),
-                // No such process: it has ended, and was collected.
-                Err(_) => return Ok(Woken::PeerEnded),
-            },
+        let look = if patience == Patience::Forever && self.has_left_both() {
+            Look::ForEver
+        } else {
+            Look::Asleep
+        };
+        loop {
+            if watched.nobody_is_left(&self.ring, self.peer(), look) {
+                return Ok(Woken::PeerEnded);
+            }
+            let mut fds = vec![(self.socket(), Interest::Readable)];
+            if let Some(handle) = watched.handle() {
+                fds.push((handle.as_fd(), Interest::Readable));
+            }
+            let mut ready = Vec::new();
+            let count = socket::poll(&fds, patience.deadline(), &mut ready).map_err(|error| {
+                Failure::Other(Error::os("wait for the other end of a pipe", error))
+            })?;
+            match (count, ready.first()) {
+                (0, _) => return Ok(Woken::TooLate),
+                (_, Some(true)) => return Ok(Woken::Rung),
+                // It has ended; somebody else may use the other side still.
+                _ => watched.forget(),
+            }
         }
-        let mut fds = vec![(self.socket(), Interest::Readable)];
-        if let Some((_, handle)) = &*watched {
-            fds.push((handle.as_fd(), Interest::Readable));
-        }
-        let mut ready = Vec::new();
-        let count = socket::poll(&fds, patience.deadline(), &mut ready).map_err(|error| {
-            Failure::Other(Error::os("wait for the other end of a pipe", error))
-        })?;
-        Ok(match (count, ready.first()) {
-            (0, _) => Woken::TooLate,
-            (_, Some(true)) => Woken::Rung,
-            _ => Woken::PeerEnded,
-        })
+    }
+
+    /// Whether nobody is left who may use the other side, where the socket does not tell.
+    pub(crate) fn is_forsaken(&self, watched: &mut Watched) -> bool {
+        watched.nobody_is_left(&self.ring, self.peer(), Look::Anew)
+    }
+
+    /// Whether this process has forked children with copies of both ends, and still has both: the
+    /// other end may be meant for the children only.
+    fn has_left_both(&self) -> bool {
+        let Some(pair) = &self.pair else {
+            return false;
+        };
+        let other = pair.of(self.peer()).load(Ordering::Relaxed);
+        other >= 0 && !process::is_hosted() && heirs::was_forked(other)
     }
 
     /// Whether the socket alone tells that the other side is gone.
     pub(crate) fn is_told_by_socket(&self) -> bool {
-        self.ring.pid(self.peer()).is_none()
+        !self.ring.is_told_by_holders(self.peer()) && !self.has_left_both()
     }
 
     /// Rings the other side, which has asked for it.
@@ -426,7 +503,7 @@ impl Side {
 
     /// Prepares this end for its trip in a message: one more has it from now on.
     pub(crate) fn depart(&self) {
-        self.ring.clear_pid(self.end);
+        self.ring.disclaim(self.end);
         self.ring.open(self.end);
     }
 
@@ -446,16 +523,20 @@ impl Drop for Side {
                 own.store(-1, Ordering::Relaxed);
             }
         }
-        let entry = OPEN
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.socket.as_raw_fd());
-        if entry.is_none() {
+        let fd = self.socket.as_raw_fd();
+        let Some(mut entry) = open_ends().remove(&fd) else {
             // It was closed already, when the process was about to end.
             return;
+        };
+        if let Some(child) = thread::heir(std::ptr::from_ref(self)) {
+            heirs::bequeath(&mut entry, fd, child);
+        } else {
+            heirs::give_up(&mut entry, fd);
         }
-        let is_ours = self.generation.load(Ordering::Relaxed) == thread::generation()
-            || (is_shared() && !self.pair.as_ref().is_some_and(|p| p.is_idle(self.end)));
+        let generation = thread::generation();
+        let is_ours = self.born == generation
+            || self.generation.load(Ordering::Relaxed) == generation
+            || (is_shared() && !entry.is_idle());
         if is_ours && !thread::is_left_to_child() && self.ring.close(self.end) {
             let _ = self.ring_peer();
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod channel;
 pub(crate) mod frame;
+pub(crate) mod heirs;
 pub(crate) mod link;
 pub(crate) mod prefixed;
 pub(crate) mod receiver;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Patience;
 use super::channel::{BELL, Failure, HANDLES, SPIN_START, Side, Woken};
 use super::frame::{self, Header};
+use super::heirs::Watched;
 use crate::codec::attachments::{Beside, Incoming};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::{Block, Descriptor};
@@ -35,8 +36,8 @@ struct State {
     mark: Vec<u8>,
     /// The handles of that mark.
     unmarked: Vec<OwnedFd>,
-    /// The sender's process, where its socket may not tell.
-    watched: Option<(u32, OwnedFd)>,
+    /// A sender's process, where the socket may not tell.
+    watched: Watched,
     is_over: bool,
     /// Why this end can give nothing any more.
     broken: Option<String>,
@@ -114,7 +115,7 @@ impl Receiver {
             handles,
             mark: Vec::new(),
             unmarked: Vec::new(),
-            watched: None,
+            watched: Watched::default(),
             is_over: false,
             broken: None,
         };
@@ -403,8 +404,15 @@ impl Receiver {
                     self.disarm();
                     return Err(Failure::NotYet);
                 }
-                // What it sent before is still taken.
-                Woken::PeerEnded => state.is_over = true,
+                Woken::PeerEnded => {
+                    self.disarm();
+                    // What it sent before is still taken. Another sender may be forked later.
+                    return if ring.has_data() {
+                        Ok(())
+                    } else {
+                        Err(Failure::Disconnected)
+                    };
+                }
             }
         }
     }
@@ -425,6 +433,7 @@ impl Receiver {
             while !state.is_over && self.read_socket(state, false).map_err(Failure::Other)? {}
             over = true;
         }
+        let over = over || self.side.is_forsaken(&mut state.watched);
         Ok(over && !ring.has_data())
     }
 
@@ -487,7 +496,16 @@ impl Receiver {
     pub(crate) fn begin_watch(&self) -> bool {
         let ring = &self.side.ring;
         ring.arm(End::Receiver);
-        ring.has_data() || ring.is_closed(End::Sender)
+        ring.has_data() || ring.is_closed(End::Sender) || self.is_forsaken()
+    }
+
+    /// Whether the socket may not tell that the sender is gone.
+    pub(crate) fn may_end_unheard(&self) -> bool {
+        !self.side.is_told_by_socket()
+    }
+
+    fn is_forsaken(&self) -> bool {
+        self.side.is_forsaken(&mut Watched::default())
     }
 
     /// Ends what `begin_watch` began; true if there is something.
@@ -502,7 +520,7 @@ impl Receiver {
             {}
             self.disarm();
             self.settle(&mut state);
-            Ok(state.is_over)
+            Ok(state.is_over || self.side.is_forsaken(&mut state.watched))
         });
         match ended {
             Ok(is_over) => Ok(ring.has_data() || ring.is_closed(End::Sender) || is_over),

@@ -1,11 +1,12 @@
 //! The sending end of a channel.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
 use super::Patience;
 use super::channel::{Failure, HANDLES, SPIN_START, Side, Woken};
 use super::frame::{self, Header};
+use super::heirs::Watched;
 use crate::codec::attachments::{Beside, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::Descriptor;
@@ -43,8 +44,8 @@ struct State {
     /// When the receiver was last seen alive.
     looked: u64,
     spin: u64,
-    /// The receiver's process, where its socket may not tell.
-    watched: Option<(u32, OwnedFd)>,
+    /// A receiver's process, where the socket may not tell.
+    watched: Watched,
 }
 
 impl Sender {
@@ -55,7 +56,7 @@ impl Sender {
                 head: 0,
                 looked: 0,
                 spin: SPIN_START,
-                watched: None,
+                watched: Watched::default(),
             }),
         }
     }
@@ -196,7 +197,7 @@ impl Sender {
         }
         let now = thread::ticks();
         if now.wrapping_sub(state.looked) > LOOK_EVERY {
-            if socket::is_closed(self.side.socket()) {
+            if socket::is_closed(self.side.socket()) || self.side.is_forsaken(&mut state.watched) {
                 return Err(Failure::Disconnected);
             }
             state.looked = now;
@@ -295,7 +296,9 @@ impl Sender {
         let mut head = state.head;
         let has_room = |head: &mut u64| ring.room(head, span).1 >= span;
         if patience == Patience::Never {
-            return Err(if socket::is_closed(self.side.socket()) {
+            let is_gone =
+                socket::is_closed(self.side.socket()) || self.side.is_forsaken(&mut state.watched);
+            return Err(if is_gone {
                 Failure::Disconnected
             } else {
                 Failure::NotYet
@@ -333,6 +336,8 @@ impl Sender {
 
     /// Whether the receiving end is gone.
     pub(crate) fn is_disconnected(&self) -> bool {
-        self.side.ring.is_closed(End::Receiver) || socket::is_closed(self.side.socket())
+        self.side.ring.is_closed(End::Receiver)
+            || socket::is_closed(self.side.socket())
+            || self.side.is_forsaken(&mut Watched::default())
     }
 }

@@ -335,6 +335,12 @@ pub(crate) fn watch(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// Whether there is a process of that number, which may have ended and not been collected.
+pub(crate) fn is_there(pid: u32) -> bool {
+    let path = format!("/proc/{pid}/stat");
+    !matches!(rustix::fs::stat(path), Err(rustix::io::Errno::NOENT))
+}
+
 /// When a process began, in ticks of the kernel; `None` if it has ended, collected or not.
 pub(crate) fn began(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -77,23 +77,51 @@ pub(crate) fn after_fork() {
     PROCESS.store(0, Ordering::Relaxed);
 }
 
+/// What a forked child goes on with, while this process drops its copy.
+#[derive(Clone, Copy)]
+struct Legacy {
+    child: u32,
+    from: usize,
+    to: usize,
+}
+
 thread_local! {
-    static LEAVING: Cell<bool> = const { Cell::new(false) };
+    static LEAVING: Cell<Option<Legacy>> = const { Cell::new(None) };
 }
 
 /// Drops a value that a forked child has a copy of and goes on with.
 ///
 /// What the value shares with other processes is the child's now: destructors that
 /// ask [`is_left_to_child`] close this process's handles and change nothing else.
-pub(crate) fn leave_to_child<T>(value: T) {
-    let before = LEAVING.replace(true);
-    drop(value);
-    LEAVING.set(before);
+pub(crate) fn leave_to_child<T>(value: T, child: u32) {
+    struct Restore(Option<Legacy>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LEAVING.set(self.0);
+        }
+    }
+    let _restore = Restore(LEAVING.get());
+    // Dropped here, at the address that is noted, and before what is above.
+    let value = value;
+    let from = (&raw const value) as usize;
+    LEAVING.set(Some(Legacy {
+        child,
+        from,
+        to: from + size_of::<T>(),
+    }));
 }
 
 /// Whether what is being dropped lives on in a forked child.
 pub(crate) fn is_left_to_child() -> bool {
-    LEAVING.get()
+    LEAVING.get().is_some()
+}
+
+/// The child that this value is left to and nobody else: it lies in what is being left itself,
+/// rather than behind a pointer that others may have too.
+pub(crate) fn heir<T>(value: *const T) -> Option<u32> {
+    let legacy = LEAVING.get()?;
+    let is_inside = (legacy.from..legacy.to).contains(&(value as usize));
+    is_inside.then_some(legacy.child)
 }
 
 /// This thread's id, as the kernel knows it.
