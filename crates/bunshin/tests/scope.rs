@@ -380,7 +380,6 @@ fn a_process_that_looks_does_not_keep_another_from_receiving() {
 }
 
 #[test]
-#[ignore = "an end that several processes receive from carries no handles; docs/design.md says so"]
 fn processes_share_a_receiver_of_handles() {
     let _guard = guard(60);
     in_single_thread(|| {
@@ -421,9 +420,9 @@ fn processes_share_a_receiver_of_handles() {
 
 #[test]
 fn a_killed_consumer_does_not_stop_the_others() {
-    let _guard = guard(120);
+    let _guard = guard(170);
     in_single_thread(|| {
-        for round in 0..200u64 {
+        for round in 0..100u64 {
             let (sender, receiver) = channel::<u64>().unwrap();
             let (answers, answered) = channel::<u64>().unwrap();
             scope(|scope| {
@@ -471,9 +470,9 @@ fn a_killed_consumer_does_not_stop_the_others() {
 
 #[test]
 fn a_killed_producer_does_not_stop_the_others() {
-    let _guard = guard(120);
+    let _guard = guard(170);
     in_single_thread(|| {
-        for round in 0..200u64 {
+        for round in 0..100u64 {
             let (sender, receiver) = channel::<(u8, u64, Vec<u8>)>().unwrap();
             let produce = |who: u8| {
                 for number in 0.. {

@@ -73,6 +73,8 @@ unsafe impl Shared for RingHeader {}
 const CLAIMED: u32 = 1;
 /// There were more holders than the list has room for: it tells nothing.
 const CROWDED: u32 = 2;
+/// Several processes may have copies of a side.
+const COPIED: u32 = 4;
 
 /// One of the two sides of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,9 +307,24 @@ impl Ring {
         self.holders(end).clear();
     }
 
+    /// Notes that this side is being copied to another process, by a fork.
+    pub(crate) fn copy(&self, end: End) {
+        self.claims(end).fetch_or(COPIED, Ordering::SeqCst);
+    }
+
+    /// Notes that this side is one process's alone again.
+    pub(crate) fn uncopy(&self, end: End) {
+        self.claims(end).fetch_and(!COPIED, Ordering::SeqCst);
+    }
+
+    /// Whether several processes may have copies of this side.
+    pub(crate) fn is_copied(&self, end: End) -> bool {
+        self.claims(end).load(Ordering::Relaxed) & COPIED != 0
+    }
+
     /// Whether the list of that side's holders, and not the socket, tells of its end.
     pub(crate) fn is_told_by_holders(&self, end: End) -> bool {
-        self.claims(end).load(Ordering::SeqCst) == CLAIMED
+        self.claims(end).load(Ordering::SeqCst) & (CLAIMED | CROWDED) == CLAIMED
     }
 
     /// Whether the list of that side's holders has had room for all of them.

@@ -146,7 +146,10 @@ pub(crate) fn abandon_inherited() {
 /// Counts all ends once more for a raw copy of this process that is about to be made: either
 /// copy may close its own before the other has used any.
 pub(crate) fn count_for_copy() {
-    for_each_counted(|ring, end| ring.open(end));
+    for_each_counted(|ring, end| {
+        ring.open(end);
+        ring.copy(end);
+    });
 }
 
 /// Takes [`count_for_copy`] back: there is no copy.

@@ -34,6 +34,7 @@ pub(crate) fn begin_fork(keeps: bool) {
             entry.listed = generation;
             list(&entry.ring, entry.end, pid, is_used);
         }
+        entry.ring.copy(entry.end);
         let holders = entry.ring.holders(entry.end);
         entry.fork = holders.begin_fork(pid).or_else(|| {
             remove_dead(&entry.ring, entry.end);
@@ -120,6 +121,9 @@ pub(super) fn bequeath(entry: &mut Entry, fd: RawFd, child: u32) {
         holders.remove_process(pid);
     }
     holders.give_to(child);
+    if holders.iter().all(|holder| holder.pid() == child) {
+        entry.ring.uncopy(entry.end);
+    }
     entry.ring.claim(entry.end);
     tell(&entry.ring, entry.end, fd);
 }

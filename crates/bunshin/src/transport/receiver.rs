@@ -16,6 +16,7 @@ use crate::shm::layout::RING;
 use crate::shm::lock::Taken;
 use crate::shm::ring::End;
 use crate::sys::socket::{self, Interest};
+use crate::sys::thread;
 
 /// The receiving end.
 #[derive(Debug)]
@@ -301,11 +302,15 @@ impl Receiver {
                 // Of a frame that never came.
                 Some(_) => {}
                 None => {
-                    if !self.read_socket(state, false).map_err(Failure::Other)? {
+                    let more = if self.is_copied(state) {
+                        self.take_handles(state)
+                    } else {
+                        self.read_socket(state, false)
+                    };
+                    if !more.map_err(Failure::Other)? {
                         return Err(Failure::Other(Error::new(
                             ErrorKind::Corrupt,
-                            "the handles of a message never came; an end that several processes \
-                             receive from carries none",
+                            "the handles of a message never came",
                         )));
                     }
                 }
@@ -314,8 +319,88 @@ impl Receiver {
         Ok(found)
     }
 
+    /// Whether other processes may receive from this end as well. Then handles stay in the socket
+    /// until their frame is taken, as another process may be the one that takes it.
+    fn is_copied(&self, state: &State) -> bool {
+        self.side.ring.is_copied(End::Receiver) && state.mark.is_empty()
+    }
+
+    /// Looks at the socket, and reads the bells that come next. Says which byte comes after
+    /// them, if any, and whether there were some.
+    fn answer(&self, state: &mut State, wait: bool) -> Result<(Option<u8>, bool)> {
+        let failed = |error| Error::os("receive handles over a pipe", error);
+        let mut bytes = [0; 64];
+        let count = match socket::glance(self.side.socket(), &mut bytes, wait) {
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                return Ok((None, false));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            Err(error) => return Err(failed(error)),
+        };
+        if count == 0 {
+            state.is_over = true;
+            return Ok((None, false));
+        }
+        let bells = bytes[..count].iter().take_while(|byte| **byte == BELL);
+        let bells = bells.count();
+        if bells > 0 {
+            let read = &mut bytes[..bells];
+            socket::receive(self.side.socket(), read, &mut Vec::new(), false).map_err(failed)?;
+            self.side.ring.answered(End::Receiver);
+        }
+        Ok((bytes[bells..count].first().copied(), bells > 0))
+    }
+
+    /// Reads one mark with its handles, which come next; false if there is none.
+    ///
+    /// In one call to the system: a process that is killed leaves a whole mark or none.
+    fn take_handles(&self, state: &mut State) -> Result<bool> {
+        let next = loop {
+            match self.answer(state, false)? {
+                (None, true) => {}
+                (None, false) => return Ok(false),
+                (Some(next), _) => break next,
+            }
+        };
+        let mut mark = [0; 1 + frame::LOT];
+        let mut handles = Vec::new();
+        let count = socket::receive(self.side.socket(), &mut mark, &mut handles, false)
+            .map_err(|error| Error::os("receive handles over a pipe", error))?;
+        if next != HANDLES || count != mark.len() {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("a pipe's socket carries byte {next}"),
+            ));
+        }
+        let lot = mark[1..].try_into().map_or(0, u64::from_le_bytes);
+        let handles = handles.into_iter().map(|handle| (lot, handle));
+        state.handles.extend(handles);
+        Ok(true)
+    }
+
+    /// Reads bells, and drops the handles of a frame that will never come; false if there was
+    /// neither.
+    fn read_bells(&self, state: &mut State, wait: bool) -> Result<bool> {
+        let ring = &self.side.ring;
+        let (next, was_rung) = self.answer(state, wait)?;
+        if was_rung || next.is_none() {
+            return Ok(was_rung);
+        }
+        // Handles, ahead of their frame. Nobody who is sending, and no frame: it never comes.
+        let is_stale = ring.lock(End::Sender).is_free() && !ring.has_data();
+        if is_stale {
+            self.take_handles(state)?;
+            state.handles.clear();
+        }
+        Ok(is_stale)
+    }
+
     /// Reads bells and handles; false if there was nothing, or the sender is gone.
     fn read_socket(&self, state: &mut State, wait: bool) -> Result<bool> {
+        if self.is_copied(state) {
+            return self.read_bells(state, wait);
+        }
         let mut bytes = [0; 64];
         let mut handles = Vec::new();
         let count = match socket::receive(self.side.socket(), &mut bytes, &mut handles, wait) {
@@ -393,12 +478,16 @@ impl Receiver {
             }
             if patience == Patience::Forever && self.side.is_told_by_socket() {
                 // Reading is the sleep.
-                self.read_socket(state, true).map_err(Failure::Other)?;
+                self.be_rung(state)?;
                 continue;
             }
             match self.side.sleep(&mut state.watched, patience)? {
                 Woken::Rung => {
-                    self.read_socket(state, true).map_err(Failure::Other)?;
+                    self.be_rung(state)?;
+                    if patience.is_over() && !ring.has_data() {
+                        self.disarm();
+                        return Err(Failure::NotYet);
+                    }
                 }
                 Woken::TooLate => {
                     self.disarm();
@@ -415,6 +504,16 @@ impl Receiver {
                 }
             }
         }
+    }
+
+    /// Reads what has come on the socket, or comes.
+    fn be_rung(&self, state: &mut State) -> Result<(), Failure> {
+        let was_read = self.read_socket(state, true).map_err(Failure::Other)?;
+        if !was_read && !state.is_over {
+            // Handles whose frame is about to be there: nothing rings until it is.
+            thread::pause();
+        }
+        Ok(())
     }
 
     fn disarm(&self) {
@@ -448,7 +547,9 @@ impl Receiver {
     fn settle_polled(&self, state: &mut State, polled: &Polled) {
         let ring = &self.side.ring;
         if !ring.has_data() {
-            if ring.is_rung(End::Receiver) {
+            if self.is_copied(state) {
+                while self.read_bells(state, false).is_ok_and(|read| read) {}
+            } else if ring.is_rung(End::Receiver) {
                 // The byte of a message that has been received already: it is there, or
                 // about to be.
                 let soon = Patience::within(Duration::from_millis(1)).deadline();

@@ -94,6 +94,21 @@ pub(crate) fn peek(
     receive_with(fd, bytes, handles, flags)
 }
 
+/// Looks at the bytes that come next, and leaves them and the handles that come with them.
+pub(crate) fn glance(fd: BorrowedFd<'_>, bytes: &mut [u8], wait: bool) -> io::Result<usize> {
+    let mut flags = RecvFlags::PEEK;
+    if !wait {
+        flags |= RecvFlags::DONTWAIT;
+    }
+    loop {
+        match rustix::net::recv(fd, &mut *bytes, flags) {
+            Ok((_, count)) => return Ok(count),
+            Err(rustix::io::Errno::INTR) if !wait || !interrupt::is_wanted() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 fn receive_with(
     fd: BorrowedFd<'_>,
     bytes: &mut [u8],
