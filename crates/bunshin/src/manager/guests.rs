@@ -81,7 +81,7 @@ impl Server {
     pub(super) fn open_inbox(&mut self) {
         for event in self.inbox.take() {
             match event {
-                Event::Arrived(link, limits) => self.receive_guest(link, limits),
+                Event::Arrived(link, limits) => self.receive_guest(*link, limits),
                 Event::Left(number) => self.close_guest(number),
             }
         }

@@ -96,7 +96,7 @@ impl Served {
 /// What comes to the server's first thread from its others.
 pub(super) enum Event {
     /// A connection that has shown the key.
-    Arrived(Link, Arc<Limits>),
+    Arrived(Box<Link>, Arc<Limits>),
     /// The thread that called methods for a guest's connection is done with it.
     Left(u64),
 }
@@ -178,7 +178,7 @@ fn listen(serve: Serve, inbox: &Arc<Inbox>) -> Result<Address> {
                 match listener.accept::<(), ()>() {
                     Ok(connection) => {
                         let (link, _) = connection.into_link();
-                        inbox.put(Event::Arrived(link, Arc::clone(&limits)));
+                        inbox.put(Event::Arrived(Box::new(link), Arc::clone(&limits)));
                     }
                     Err(error)
                         if matches!(error.kind(), ErrorKind::Os | ErrorKind::OutOfMemory) =>

@@ -25,7 +25,7 @@ pub(super) enum Frame {}
 /// One end of a connection.
 pub(super) enum Wire {
     /// Through shared memory.
-    Near(Connection<Frame, Frame>),
+    Near(Box<Connection<Frame, Frame>>),
     /// Over a socket, also to another machine: bytes alone.
     Far(Arc<Link>),
 }
@@ -38,13 +38,13 @@ impl Wire {
         let mut outgoing = Outgoing::default();
         encode(&theirs, &mut form, &mut outgoing)?;
         let handles = std::mem::take(&mut outgoing.handles);
-        Ok((Self::Near(ours), form, handles))
+        Ok((Self::Near(Box::new(ours)), form, handles))
     }
 
     /// The other end, in the process that was told.
     pub(super) fn arrive(form: &[u8], handles: Vec<OwnedFd>) -> Result<Self> {
         let mut incoming = Incoming::new(handles, Vec::new());
-        Ok(Self::Near(decode(form, &mut incoming)?))
+        Ok(Self::Near(Box::new(decode(form, &mut incoming)?)))
     }
 
     /// The receiving end, if it is a ring.

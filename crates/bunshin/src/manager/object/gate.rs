@@ -1,10 +1,9 @@
 //! Semaphore, event, barrier.
 
-use std::collections::VecDeque;
-
 use super::super::message::{FOREVER, Op, Status};
 use super::super::registry::Numbered;
-use super::{Answer, Call, Caller, Flow, Reply, wait_or_not, wrong};
+use super::line::{Line, status};
+use super::{Answer, Call, Caller, Flow, Reply, wrong};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Permits, and which processes have some.
@@ -13,7 +12,7 @@ pub(in super::super) struct Semaphore {
     bound: u64,
     held: Numbered<u64>,
     is_abandoned: bool,
-    waiting: VecDeque<Caller>,
+    waiting: Line,
 }
 
 impl Semaphore {
@@ -23,7 +22,7 @@ impl Semaphore {
             bound: bound.max(permits),
             held: Numbered::default(),
             is_abandoned: false,
-            waiting: VecDeque::new(),
+            waiting: Line::default(),
         }
     }
 
@@ -36,14 +35,10 @@ impl Semaphore {
         match call.op {
             Op::Acquire => {
                 if self.permits == 0 {
-                    let flow = wait_or_not(call, reply);
-                    if flow == Flow::Wait {
-                        self.waiting.push_back(call.who);
-                    }
-                    return Ok(flow);
+                    return Ok(self.waiting.join(call, reply, ()));
                 }
                 self.grant(call.who.session);
-                reply.set(self.status(), 0);
+                reply.set(status(self.is_abandoned), 0);
             }
             // A guard's permit comes back; or an answer with one came too late.
             Op::Unlock | Op::Undo => {
@@ -71,14 +66,6 @@ impl Semaphore {
         Ok(Flow::Reply)
     }
 
-    fn status(&self) -> Status {
-        if self.is_abandoned {
-            Status::Abandoned
-        } else {
-            Status::Ok
-        }
-    }
-
     fn grant(&mut self, session: u64) {
         self.permits -= 1;
         *self.held.entry(session).or_default() += 1;
@@ -101,26 +88,24 @@ impl Semaphore {
     fn add(&mut self, permits: u64, others: &mut Vec<Answer>) {
         self.permits += permits;
         while self.permits > 0 {
-            let Some(next) = self.waiting.pop_front() else {
+            let Some((next, ())) = self.waiting.pop() else {
                 break;
             };
             self.grant(next.session);
-            others.push(Answer::new(next, self.status()));
+            others.push(Answer::new(next, status(self.is_abandoned)));
         }
     }
 
     pub(super) fn expire(&mut self, who: Caller, others: &mut Vec<Answer>) {
-        if remove(&mut self.waiting, who) {
-            others.push(Answer::new(who, Status::NotYet));
-        }
+        self.waiting.expire(who, others);
     }
 
     pub(super) fn leave(&mut self, connection: u64) {
-        self.waiting.retain(|who| who.connection != connection);
+        self.waiting.leave(connection);
     }
 
     pub(super) fn bereave(&mut self, session: u64, others: &mut Vec<Answer>) {
-        self.waiting.retain(|caller| caller.session != session);
+        self.waiting.bereave(session);
         if let Some(permits) = self.held.remove(&session) {
             self.is_abandoned = true;
             self.add(permits, others);
@@ -134,16 +119,11 @@ impl Semaphore {
     }
 }
 
-fn remove(waiting: &mut VecDeque<Caller>, who: Caller) -> bool {
-    let position = waiting.iter().position(|caller| *caller == who);
-    position.is_some_and(|position| waiting.remove(position).is_some())
-}
-
 /// A flag to wait for.
 #[derive(Default)]
 pub(in super::super) struct Event {
     is_set: bool,
-    waiting: VecDeque<Caller>,
+    waiting: Line,
 }
 
 impl Event {
@@ -156,17 +136,12 @@ impl Event {
         match call.op {
             Op::Set => {
                 self.is_set = true;
-                let waiting = self.waiting.drain(..);
-                others.extend(waiting.map(|who| Answer::new(who, Status::Ok)));
+                self.waiting.release(others);
             }
             Op::Reset => self.is_set = false,
             Op::IsSet => reply.set(Status::Ok, self.is_set.into()),
             Op::Wait if !self.is_set => {
-                let flow = wait_or_not(call, reply);
-                if flow == Flow::Wait {
-                    self.waiting.push_back(call.who);
-                }
-                return Ok(flow);
+                return Ok(self.waiting.join(call, reply, ()));
             }
             Op::Wait | Op::Undo => {}
             _ => return Err(wrong()),
@@ -175,13 +150,11 @@ impl Event {
     }
 
     pub(super) fn expire(&mut self, who: Caller, others: &mut Vec<Answer>) {
-        if remove(&mut self.waiting, who) {
-            others.push(Answer::new(who, Status::NotYet));
-        }
+        self.waiting.expire(who, others);
     }
 
     pub(super) fn leave(&mut self, connection: u64) {
-        self.waiting.retain(|who| who.connection != connection);
+        self.waiting.leave(connection);
     }
 }
 

@@ -3,10 +3,9 @@
 //! A lock belongs to a process. If that ends with it, whoever has it next is told, and
 //! every one after that until somebody says that all is well again.
 
-use std::collections::VecDeque;
-
 use super::super::message::{Op, Status};
-use super::{Answer, Call, Caller, Flow, Reply, wait_or_not, wrong};
+use super::line::{Line, status};
+use super::{Answer, Call, Caller, Flow, Reply, wrong};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Of those who wait for a lock: it has asked for it, and may run out of time.
@@ -17,7 +16,7 @@ pub(in super::super) struct Lock {
     owner: Option<u64>,
     is_abandoned: bool,
     /// Who waits, and what it is told beside that it has the lock.
-    waiting: VecDeque<(Caller, u64)>,
+    waiting: Line<u64>,
 }
 
 impl Lock {
@@ -30,14 +29,10 @@ impl Lock {
         match call.op {
             Op::Lock => {
                 if self.owner.is_some() {
-                    let flow = wait_or_not(call, reply);
-                    if flow == Flow::Wait {
-                        self.waiting.push_back((call.who, ASKED));
-                    }
-                    return Ok(flow);
+                    return Ok(self.waiting.join(call, reply, ASKED));
                 }
                 self.owner = Some(call.who.session);
-                reply.set(self.status(), 0);
+                reply.set(status(self.is_abandoned), 0);
             }
             Op::Unlock => {
                 self.check(call)?;
@@ -68,49 +63,38 @@ impl Lock {
         ))
     }
 
-    fn status(&self) -> Status {
-        if self.is_abandoned {
-            Status::Abandoned
-        } else {
-            Status::Ok
-        }
-    }
-
     /// Gives the lock to the next one.
     fn pass_on(&mut self, others: &mut Vec<Answer>) {
-        let next = self.waiting.pop_front();
+        let next = self.waiting.pop();
         self.owner = next.map(|(caller, _)| caller.session);
         if let Some((caller, number)) = next {
             others.push(Answer {
                 number,
-                ..Answer::new(caller, self.status())
+                ..Answer::new(caller, status(self.is_abandoned))
             });
         }
     }
 
     /// Somebody wants the lock back.
     fn enter(&mut self, caller: Caller, number: u64, others: &mut Vec<Answer>) {
-        self.waiting.push_back((caller, number));
+        self.waiting.push(caller, number);
         if self.owner.is_none() {
             self.pass_on(others);
         }
     }
 
     pub(super) fn expire(&mut self, who: Caller, others: &mut Vec<Answer>) {
-        let place = |waiting: &(Caller, u64)| *waiting == (who, ASKED);
-        if let Some(position) = self.waiting.iter().position(place) {
-            self.waiting.remove(position);
+        if self.waiting.remove(who, |number| *number == ASKED) {
             others.push(Answer::new(who, Status::NotYet));
         }
     }
 
     pub(super) fn leave(&mut self, connection: u64) {
-        self.waiting
-            .retain(|(caller, _)| caller.connection != connection);
+        self.waiting.leave(connection);
     }
 
     pub(super) fn bereave(&mut self, session: u64, others: &mut Vec<Answer>) {
-        self.waiting.retain(|(caller, _)| caller.session != session);
+        self.waiting.bereave(session);
         if self.owner == Some(session) {
             self.is_abandoned = true;
             self.pass_on(others);
@@ -130,7 +114,7 @@ impl Lock {
 #[derive(Default)]
 pub(in super::super) struct Condition {
     lock: Lock,
-    sleeping: VecDeque<Caller>,
+    sleeping: Line,
 }
 
 impl Condition {
@@ -143,14 +127,14 @@ impl Condition {
         match call.op {
             Op::Wait => {
                 self.lock.check(call)?;
-                self.sleeping.push_back(call.who);
+                self.sleeping.push(call.who, ());
                 self.lock.pass_on(others);
                 Ok(Flow::Wait)
             }
             Op::Notify => {
                 self.lock.check(call)?;
                 let count = call.number.min(self.sleeping.len() as u64);
-                for caller in self.sleeping.drain(..count as usize) {
+                for (caller, ()) in self.sleeping.drain(count as usize) {
                     self.lock.enter(caller, 0, others);
                 }
                 reply.set(Status::Ok, count);
@@ -161,23 +145,21 @@ impl Condition {
     }
 
     pub(super) fn expire(&mut self, who: Caller, others: &mut Vec<Answer>) {
-        match self.sleeping.iter().position(|caller| *caller == who) {
-            Some(position) => {
-                self.sleeping.remove(position);
-                self.lock.enter(who, 1, others);
-            }
+        if self.sleeping.remove(who, |()| true) {
+            self.lock.enter(who, 1, others);
+        } else {
             // One who has been notified waits for the lock without a limit.
-            None => self.lock.expire(who, others),
+            self.lock.expire(who, others);
         }
     }
 
     pub(super) fn leave(&mut self, connection: u64) {
-        self.sleeping.retain(|who| who.connection != connection);
+        self.sleeping.leave(connection);
         self.lock.leave(connection);
     }
 
     pub(super) fn bereave(&mut self, session: u64, others: &mut Vec<Answer>) {
-        self.sleeping.retain(|caller| caller.session != session);
+        self.sleeping.bereave(session);
         self.lock.bereave(session, others);
     }
 

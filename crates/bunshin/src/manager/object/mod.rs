@@ -8,6 +8,7 @@
 //! - `container`: dict, list, and a cell for one value.
 //! - `lock`: a lock, and a condition with its own.
 //! - `gate`: semaphore, event, barrier.
+//! - `line`: those who wait, for all of them.
 //! - `queue`: a queue that knows what has been taken and not yet done.
 
 use std::os::fd::OwnedFd;
@@ -20,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 mod container;
 pub(super) mod gate;
+mod line;
 mod lock;
 mod queue;
 

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use super::super::message::{Op, Status};
 use super::super::registry::Stored;
-use super::{Answer, Call, Caller, Flow, Reply, wait_or_not, wrong};
+use super::line::Line;
+use super::{Answer, Call, Caller, Flow, Reply, wrong};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Items in order. At any time only one of the two can be waiting: receivers while there
@@ -12,11 +13,11 @@ use crate::error::{Error, ErrorKind, Result};
 pub(in super::super) struct Queue {
     items: VecDeque<Stored>,
     bound: usize,
-    receivers: VecDeque<Caller>,
-    senders: VecDeque<(Caller, Stored)>,
+    receivers: Line,
+    senders: Line<Stored>,
     /// Items sent and not yet said to be done.
     unfinished: u64,
-    joining: Vec<Caller>,
+    joining: Line,
 }
 
 impl Queue {
@@ -26,16 +27,15 @@ impl Queue {
         Self {
             items: VecDeque::new(),
             bound: if bound == 0 { usize::MAX } else { bound },
-            receivers: VecDeque::new(),
-            senders: VecDeque::new(),
+            receivers: Line::default(),
+            senders: Line::default(),
             unfinished: 0,
-            joining: Vec::new(),
+            joining: Line::default(),
         }
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Stored> {
-        let sent = self.senders.iter().map(|(_, item)| item);
-        self.items.iter().chain(sent)
+        self.items.iter().chain(self.senders.notes())
     }
 
     pub(super) fn apply(
@@ -54,7 +54,7 @@ impl Queue {
                     reply.set(Status::NotYet, 0);
                 } else {
                     let item = call.value()?;
-                    self.senders.push_back((call.who, item));
+                    self.senders.push(call.who, item);
                     return Ok(Flow::Wait);
                 }
             }
@@ -64,11 +64,7 @@ impl Queue {
                     self.refill(others);
                 }
                 None => {
-                    let flow = wait_or_not(call, reply);
-                    if flow == Flow::Wait {
-                        self.receivers.push_back(call.who);
-                    }
-                    return Ok(flow);
+                    return Ok(self.receivers.join(call, reply, ()));
                 }
             },
             Op::Undo => {
@@ -88,16 +84,11 @@ impl Queue {
                 }
                 self.unfinished -= 1;
                 if self.unfinished == 0 {
-                    let joining = self.joining.drain(..);
-                    others.extend(joining.map(|who| Answer::new(who, Status::Ok)));
+                    self.joining.release(others);
                 }
             }
             Op::Join if self.unfinished > 0 => {
-                let flow = wait_or_not(call, reply);
-                if flow == Flow::Wait {
-                    self.joining.push(call.who);
-                }
-                return Ok(flow);
+                return Ok(self.joining.join(call, reply, ()));
             }
             Op::Join => {}
             Op::Len => reply.set(Status::Ok, self.items.len() as u64),
@@ -108,8 +99,8 @@ impl Queue {
 
     /// Gives an item to whoever waits for one, or keeps it.
     fn deliver(&mut self, item: Stored, others: &mut Vec<Answer>) {
-        match self.receivers.pop_front() {
-            Some(who) => others.push(Answer {
+        match self.receivers.pop() {
+            Some((who, ())) => others.push(Answer {
                 value: Some(item),
                 ..Answer::new(who, Status::Ok)
             }),
@@ -120,7 +111,7 @@ impl Queue {
     /// Takes in items of those who wait for room.
     fn refill(&mut self, others: &mut Vec<Answer>) {
         while self.items.len() < self.bound {
-            let Some((who, item)) = self.senders.pop_front() else {
+            let Some((who, item)) = self.senders.pop() else {
                 return;
             };
             self.unfinished += 1;
@@ -130,8 +121,8 @@ impl Queue {
     }
 
     fn put_back(&mut self, item: Stored, others: &mut Vec<Answer>) {
-        match self.receivers.pop_front() {
-            Some(who) => others.push(Answer {
+        match self.receivers.pop() {
+            Some((who, ())) => others.push(Answer {
                 value: Some(item),
                 ..Answer::new(who, Status::Ok)
             }),
@@ -140,19 +131,15 @@ impl Queue {
     }
 
     pub(super) fn expire(&mut self, who: Caller, others: &mut Vec<Answer>) {
-        let before = self.receivers.len() + self.senders.len() + self.joining.len();
-        self.receivers.retain(|caller| *caller != who);
-        self.senders.retain(|(caller, _)| *caller != who);
-        self.joining.retain(|caller| *caller != who);
-        if self.receivers.len() + self.senders.len() + self.joining.len() < before {
-            others.push(Answer::new(who, Status::NotYet));
-        }
+        self.receivers.expire(who, others);
+        self.senders.expire(who, others);
+        self.joining.expire(who, others);
     }
 
     pub(super) fn leave(&mut self, connection: u64) {
-        self.receivers.retain(|who| who.connection != connection);
-        self.senders.retain(|(who, _)| who.connection != connection);
-        self.joining.retain(|who| who.connection != connection);
+        self.receivers.leave(connection);
+        self.senders.leave(connection);
+        self.joining.leave(connection);
     }
 
     pub(super) fn take_back(&mut self, answer: Answer, others: &mut Vec<Answer>) {

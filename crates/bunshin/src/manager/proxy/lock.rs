@@ -163,36 +163,6 @@ pub struct LockProxy {
 proxy!(LockProxy);
 
 impl LockProxy {
-    /// Takes the lock, waiting until it is free.
-    ///
-    /// # Errors
-    /// [`LockError::Abandoned`] with the lock, if its holder died; [`LockError::Failed`] if this
-    /// thread has it already, or the server is gone.
-    #[doc(alias = "acquire")]
-    pub fn lock(&self) -> Result<LockProxyGuard<'_>, LockError<LockProxyGuard<'_>>> {
-        self.take(Patience::Forever)
-    }
-
-    /// Takes the lock if it is free.
-    ///
-    /// # Errors
-    /// [`LockError::Unavailable`] if it is not; otherwise as [`lock`](Self::lock).
-    pub fn try_lock(&self) -> Result<LockProxyGuard<'_>, LockError<LockProxyGuard<'_>>> {
-        self.take(Patience::Never)
-    }
-
-    /// Takes the lock, waiting for so long at most.
-    ///
-    /// # Errors
-    /// [`LockError::Unavailable`] if it was not free in that time; otherwise as
-    /// [`lock`](Self::lock).
-    pub fn lock_timeout(
-        &self,
-        timeout: Duration,
-    ) -> Result<LockProxyGuard<'_>, LockError<LockProxyGuard<'_>>> {
-        self.take(Patience::within(timeout))
-    }
-
     fn take(
         &self,
         patience: Patience,
@@ -227,35 +197,6 @@ pub struct RLockProxy {
 proxy!(RLockProxy);
 
 impl RLockProxy {
-    /// Takes the lock, waiting until no other thread has it.
-    ///
-    /// # Errors
-    /// As [`LockProxy::lock`], but that this thread may have it already.
-    #[doc(alias = "acquire")]
-    pub fn lock(&self) -> Result<LockProxyGuard<'_>, LockError<LockProxyGuard<'_>>> {
-        self.take(Patience::Forever)
-    }
-
-    /// Takes the lock if no other thread has it.
-    ///
-    /// # Errors
-    /// [`LockError::Unavailable`] if one has; otherwise as [`lock`](Self::lock).
-    pub fn try_lock(&self) -> Result<LockProxyGuard<'_>, LockError<LockProxyGuard<'_>>> {
-        self.take(Patience::Never)
-    }
-
-    /// Takes the lock, waiting for so long at most.
-    ///
-    /// # Errors
-    /// [`LockError::Unavailable`] if it was not free in that time; otherwise as
-    /// [`lock`](Self::lock).
-    pub fn lock_timeout(
-        &self,
-        timeout: Duration,
-    ) -> Result<LockProxyGuard<'_>, LockError<LockProxyGuard<'_>>> {
-        self.take(Patience::within(timeout))
-    }
-
     fn take(
         &self,
         patience: Patience,
@@ -266,6 +207,56 @@ impl RLockProxy {
         take(&self.referent, Op::Lock, patience, LockProxyGuard::new)
     }
 }
+
+/// The three ways to take a lock of either kind.
+macro_rules! lockable {
+    ($proxy:ident, $until:literal, $if_free:literal, $refusal:literal) => {
+        impl $proxy {
+            #[doc = $until]
+            ///
+            /// # Errors
+            /// [`LockError::Abandoned`] with the lock, if its holder died; [`LockError::Failed`] if
+            #[doc = $refusal]
+            #[doc(alias = "acquire")]
+            pub fn lock(&self) -> Result<LockProxyGuard<'_>, LockError<LockProxyGuard<'_>>> {
+                self.take(Patience::Forever)
+            }
+
+            #[doc = $if_free]
+            ///
+            /// # Errors
+            /// [`LockError::Unavailable`] if not; otherwise as [`lock`](Self::lock).
+            pub fn try_lock(&self) -> Result<LockProxyGuard<'_>, LockError<LockProxyGuard<'_>>> {
+                self.take(Patience::Never)
+            }
+
+            /// Takes the lock, waiting for so long at most.
+            ///
+            /// # Errors
+            /// [`LockError::Unavailable`] if that was not enough; otherwise as
+            /// [`lock`](Self::lock).
+            pub fn lock_timeout(
+                &self,
+                timeout: Duration,
+            ) -> Result<LockProxyGuard<'_>, LockError<LockProxyGuard<'_>>> {
+                self.take(Patience::within(timeout))
+            }
+        }
+    };
+}
+
+lockable!(
+    LockProxy,
+    "Takes the lock, waiting until it is free.",
+    "Takes the lock if it is free.",
+    "this thread has it already, or the server is gone."
+);
+lockable!(
+    RLockProxy,
+    "Takes the lock, waiting until no other thread has it.",
+    "Takes the lock if no other thread has it.",
+    "the server is gone."
+);
 
 /// A [`LockProxy`] or [`RLockProxy`], held until this is dropped.
 #[must_use = "the lock is given back at once if the guard is not kept"]
