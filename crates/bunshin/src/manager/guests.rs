@@ -193,11 +193,13 @@ impl Server {
         self.unserved.push(number);
     }
 
-    /// If something that was sent has not gone yet, waits for room rather than for more.
+    /// Something was sent. If it has not gone yet, waits for room rather than for more.
     pub(super) fn watch_for_room(&mut self, number: u64) {
         let Some(guest) = self.guests.get_mut(&number) else {
             return;
         };
+        // A call may have waited for long; its client counts from the answer.
+        guest.since = Instant::now();
         match guest.link.flush(Patience::Never) {
             Ok(true) => {}
             Ok(false) if guest.is_stalled => {}

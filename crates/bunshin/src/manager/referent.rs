@@ -110,8 +110,12 @@ impl Referent {
                 .downcast::<Self>()
                 .map(|referent| *referent)
                 .map_err(|_| Error::new(ErrorKind::Corrupt, "a message names another object")),
-            // The handle keeps the object until the message has been decoded.
-            Form::Far(id, object, _, route) => remote::arrive(id, object, route),
+            Form::Far(id, object, handle, route) => {
+                // It keeps the object meanwhile; and without one, this has come from another
+                // machine, which is not to say where this process connects to.
+                let _kept = Incoming::share(handle)?;
+                remote::arrive(id, object, route)
+            }
             Form::Away(id, object, handle) => {
                 let client = Client::at(id, || Incoming::share(handle))?;
                 match client.adopt(object) {

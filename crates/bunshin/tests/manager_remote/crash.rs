@@ -336,12 +336,18 @@ fn idle_connections_are_closed_and_nobody_notices() {
     // One that waits is not idle.
     let guard = lock.lock().unwrap();
     thread::scope(|scope| {
-        let waits = scope.spawn(|| drop(far.lock().unwrap()));
+        let waits = scope.spawn(|| {
+            let guard = far.lock().unwrap();
+            // Nor has it been idle when it gets its answer.
+            thread::sleep(idle / 4);
+            drop(guard);
+        });
         thread::sleep(idle * 3);
         assert!(!waits.is_finished());
         drop(guard);
         waits.join().unwrap();
     });
+    drop(lock.lock_timeout(LONG).unwrap());
     assert_eq!(list.to_vec().unwrap(), [1]);
 }
 
