@@ -154,7 +154,7 @@ fn those_that_say_nothing_are_dropped_and_hold_up_nobody() {
     let manager = start(StartMethod::Forkserver);
     let address = manager
         .serve("secret")
-        .handshake_timeout(Duration::from_millis(700))
+        .handshake_timeout(Duration::from_secs(3))
         .max_pending(20)
         .bind("127.0.0.1:0")
         .unwrap();
@@ -238,18 +238,20 @@ fn one_connection_too_many_is_told_so() {
     let error = Manager::connect(&address, "secret").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
     // A connection more for those that are there is one too many as well, and told so.
-    let dict = manager.dict::<u8, u8>().unwrap();
-    manager.publish("dict", &dict).unwrap();
+    let queue = manager.queue::<u8>(0).unwrap();
+    manager.publish("queue", &queue).unwrap();
     let lock = two[0].1.lock().unwrap();
-    let waits = two[0].1.queue::<u8>(0).unwrap();
+    let waits: QueueProxy<u8> = two[0].1.find("queue").unwrap().unwrap();
     thread::scope(|scope| {
-        let waits = scope.spawn(|| waits.recv_timeout(Duration::from_secs(1)));
-        thread::sleep(Duration::from_millis(200));
-        match lock.try_lock() {
-            Err(LockError::Failed(error)) => assert_eq!(error.kind(), ErrorKind::Busy, "{error}"),
-            other => panic!("{:?}", other.map(drop).map_err(|_| ())),
-        }
-        assert!(waits.join().unwrap().is_err());
+        let waits = scope.spawn(|| waits.recv());
+        let is_refused = || match lock.try_lock() {
+            Err(LockError::Failed(error)) => error.kind() == ErrorKind::Busy,
+            _ => false,
+        };
+        // Once the other thread has the connection.
+        assert!(wait_until(LONG, is_refused));
+        queue.send(1).unwrap();
+        assert_eq!(waits.join().unwrap().unwrap(), 1);
     });
     drop(lock.try_lock().unwrap());
     drop(two);
@@ -262,7 +264,7 @@ fn a_guest_that_takes_no_answers_or_asks_twice_holds_up_nobody() {
     let manager = start(StartMethod::Forkserver);
     let address = manager
         .serve("secret")
-        .idle_timeout(Duration::from_secs(2))
+        .idle_timeout(Duration::from_secs(4))
         .bind("127.0.0.1:0")
         .unwrap();
     let list = manager.list([Buffer::from(vec![7u8; 4 << 20])]).unwrap();
