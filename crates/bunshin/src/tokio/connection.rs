@@ -3,6 +3,7 @@
 use std::fmt;
 
 use ::tokio::io::Interest;
+use ::tokio::sync::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -121,6 +122,8 @@ impl<T: DeserializeOwned> Receiver<T> {
 
 /// A [`Sender`](crate::Sender) whose waits are `async`.
 ///
+/// Several tasks can send at a time; of those that wait for room, the first goes first.
+///
 /// # Examples
 /// ```
 /// use bunshin::tokio::{Receiver, Sender};
@@ -148,6 +151,9 @@ impl<T: DeserializeOwned> Receiver<T> {
 pub struct Sender<T> {
     inner: plain::Sender<T>,
     watched: Watched,
+    /// Whose turn it is to wait for room. The receiver rings once, and who looks answers it: of
+    /// several that wait, the others would not be woken.
+    turn: Mutex<()>,
 }
 
 impl<T> Sender<T> {
@@ -164,6 +170,7 @@ impl<T> Sender<T> {
         Ok(Self {
             inner: sender,
             watched,
+            turn: Mutex::new(()),
         })
     }
 
@@ -211,12 +218,17 @@ impl<T: Serialize> Sender<T> {
     pub async fn send(&self, value: T) -> Result<(), SendError<T>> {
         take_turns().await;
         let (mut had_room, mut looks) = (false, 0);
+        let mut turn = None;
         loop {
             let mut span = 0;
             match self.inner.try_send_spanning(&value, &mut span) {
                 Ok(()) => return Ok(()),
                 Err(Failure::NotYet) => {}
                 Err(failure) => return Err(SendError::new(value, failure)),
+            }
+            if turn.is_none() {
+                turn = Some(self.turn.lock().await);
+                continue;
             }
             if let Err(failure) = self.room(span, &mut had_room, &mut looks).await {
                 return Err(SendError::new(value, failure));
