@@ -10,6 +10,7 @@ import time
 import pytest
 
 import bunshin as mp
+import bunshin.queues
 from bunshin.connection import wait
 
 METHODS = ("fork", "spawn", "forkserver")
@@ -38,7 +39,8 @@ def feed(queue, first, items):
 
 
 def echo(requests, answers):
-    for item in iter(requests.get, None):
+    # An array is not to be compared with None.
+    while (item := requests.get()) is not None:
         answers.put(item)
 
 
