@@ -17,6 +17,7 @@ mod plain;
 mod pool;
 mod process;
 mod queue;
+mod scalar;
 mod sync;
 mod synchronized;
 

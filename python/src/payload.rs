@@ -197,6 +197,13 @@ pub(crate) fn pickle(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
 /// As [`pickle`], of an object all parts of which pickle can name.
 pub(crate) fn pickle_by_name(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
     let py = object.py();
+    if let Some(bytes) = crate::scalar::dump(object) {
+        return Ok(Payload::Leaving {
+            pickle: Pickled::Own(bytes),
+            buffers: Vec::new(),
+            objects: Vec::new(),
+        });
+    }
     let reusable = match SPARE.take() {
         Some(reusable) => reusable,
         None => Reusable::new(py)?,
@@ -363,6 +370,11 @@ impl Payload {
         else {
             return Err(PyValueError::new_err("the message has not been sent"));
         };
+        if buffers.is_empty() && objects.is_empty() {
+            if let Some(object) = crate::scalar::load(py, &pickle) {
+                return Ok(object.unbind());
+            }
+        }
         let loads = loads(py)?;
         let data = lend(py, pickle)?;
         if buffers.is_empty() && objects.is_empty() {

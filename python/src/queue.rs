@@ -197,7 +197,7 @@ impl Queue {
         let limit = patience(block, timeout)?;
         let sent = payload::pickle(obj).and_then(|payload| put(py, items, payload, limit));
         match sent {
-            Err(error) if !error.is_instance_of::<pyo3::exceptions::PyKeyboardInterrupt>(py) => {
+            Err(error) if error.is_instance_of::<pyo3::exceptions::PyException>(py) => {
                 Self::refused(slf, obj, error)
             }
             sent => sent,
@@ -466,8 +466,9 @@ impl End {
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let items = self.items(true)?;
         let limit = limit(timeout)?;
-        if !items.is_empty() || limit == Some(Duration::ZERO) {
-            return Ok(!items.is_empty());
+        let has_item = bunshin::front::queue_has_item(items);
+        if has_item || limit == Some(Duration::ZERO) {
+            return Ok(has_item);
         }
         let ready = wait(py, || bunshin::wait(&[items], limit), drop)?;
         Ok(!ready.map_err(|error| exception(&error))?.is_empty())

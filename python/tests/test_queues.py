@@ -12,6 +12,7 @@ import pytest
 import bunshin as mp
 import bunshin.queues
 from bunshin.connection import wait
+from bunshin.queues import Queue
 
 METHODS = ("fork", "spawn", "forkserver")
 PATIENCE = 30
@@ -63,6 +64,16 @@ def test_objects_come_as_they_were(context, kind):
         assert answers.get() == item
     requests.put(None)
     ended(child)
+
+
+def test_simple_objects_come_exactly():
+    queue = mp.Queue()
+    items = [None, True, False, 0, -1, 2**31 - 1, -(2**31), 2**31, 2**80, 0.0, -1.5, float("inf")]
+    items += ["", "a", "\u00e9\u5206" * 300, "x" * 2000, "\ud800", b"", b"\0.", bytes(2000), (), 1j]
+    for item in items:
+        queue.put(item)
+        got = queue.get()
+        assert (type(got), got) == (type(item), item)
 
 
 def test_buffers_come_writable(context):
@@ -128,7 +139,7 @@ def test_put_raises_what_cannot_be_pickled():
         assert queue.get() == 1
 
 
-class Sees(mp.queues.Queue):
+class Sees(Queue):
     def __init__(self, **given):
         self.seen = []
         super().__init__(**given)

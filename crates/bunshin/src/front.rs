@@ -19,7 +19,7 @@ use crate::connection::Sender;
 pub use crate::connection::{Arrival, Bytes, Hub};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::run_hosted;
-use crate::queue::JoinableQueue;
+use crate::queue::{JoinableQueue, Queue};
 pub use crate::sync::plain::{
     Permit, PlainBarrier, PlainCondition, PlainEvent, PlainLock, PlainSemaphore, Taken,
 };
@@ -153,6 +153,11 @@ pub fn clear_interrupt() {
 /// `InvalidInput` if no process has an unfinished item.
 pub fn task_done_for_anyone<T>(queue: &JoinableQueue<T>) -> Result<()> {
     queue.task_done_for_anyone()
+}
+
+/// Whether there is an item. Its descriptor is silenced if it has said so and there is none.
+pub fn queue_has_item<T>(queue: &Queue<T>) -> bool {
+    queue.has_item()
 }
 
 /// A descriptor of a sending end, for those who ask for one. Nothing is to be read from it, and

@@ -107,6 +107,14 @@ impl<T> Queue<T> {
         Self::create(bound(capacity)?, false)
     }
 
+    /// As `!is_empty()`, waiting for one that its descriptor has announced already.
+    pub(crate) fn has_item(&self) -> bool {
+        self.inner.has_item() || {
+            self.inner.unring();
+            self.inner.has_item()
+        }
+    }
+
     pub(super) fn create(capacity: u64, is_joinable: bool) -> Result<Self> {
         Ok(Self {
             inner: Arc::new(Untyped::create(capacity, is_joinable)?),

@@ -221,7 +221,11 @@ impl Untyped {
         if !self.memory.has_item() {
             self.linger(Side::Consumer, patience);
             if patience == Patience::Never && !self.memory.has_item() {
-                return Err(self.nothing());
+                // The bell may have announced one that is just coming.
+                self.unring();
+                if !self.memory.has_item() {
+                    return Err(Failure::NotYet);
+                }
             }
         }
         let mut bytes = spare();
@@ -243,13 +247,6 @@ impl Untyped {
         });
         keep_spare(bytes);
         value
-    }
-
-    /// What it means that there is no item: not yet, or not any more.
-    #[cold]
-    fn nothing(&self) -> Failure {
-        self.unring();
-        Failure::NotYet
     }
 
     /// Spins, or gives way, for as long as that is likely to be quicker than sleeping.

@@ -20,7 +20,7 @@
 //! Who takes a lock says who they are in the very instruction that takes it, so that there is no
 //! moment at which an owner could die unknown. The kernel does not know of these locks: who waits
 //! looks within a second whether the owner still lives, and who finds the lock taken and does not
-//! wait looks too.
+//! wait looks too. All who share a lock have to see each other's processes by the same numbers.
 //!
 //! Waiting is done at a gate (`gate.rs`). `depth` is touched by the owner alone.
 

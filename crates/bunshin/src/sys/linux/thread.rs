@@ -199,11 +199,14 @@ pub(crate) fn is_gone(identity: u64, thoroughly: bool) -> bool {
     else {
         return true;
     };
-    if rustix::process::test_kill_process(known) == Err(rustix::io::Errno::SRCH) {
-        return true;
-    }
     let is_it = |began: u64| began << (2 * ID_BITS) == identity >> (2 * ID_BITS) << (2 * ID_BITS);
-    thoroughly && !super::process::began(pid).is_some_and(is_it)
+    match rustix::process::test_kill_process(known) {
+        Err(rustix::io::Errno::SRCH) => true,
+        _ if !thoroughly => false,
+        Ok(()) => !super::process::began(pid).is_some_and(is_it),
+        // Another user's, of which the system may not say more.
+        Err(_) => super::process::began(pid).is_some_and(|began| !is_it(began)),
+    }
 }
 
 /// Whether `tid` is a thread of this process.
