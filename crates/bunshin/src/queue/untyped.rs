@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::shm::queue::tasks::{Counted, Tasks, Who};
 use crate::shm::queue::{self as memory, Refusal};
 use crate::shm::side::{Limit, Shut, Until};
+use crate::sys::awake::Awake;
 use crate::sys::{process, socket, thread};
 use crate::transport::Patience;
 use crate::transport::channel::Failure;
@@ -27,9 +28,6 @@ const SPARE_MAX: usize = 1 << 20;
 const SPIN_MAX: u64 = 120_000;
 /// Ticks that a process spins at least, where spinning has never helped.
 const SPIN_MIN: u64 = 4_000;
-/// Times a process gives way to others before it sleeps. They then go on for a while, and do
-/// not have to wake it after their first item.
-const YIELDS: u32 = 8;
 /// How often who joins a queue looks at whether those with unfinished items still live.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -63,6 +61,8 @@ pub(crate) struct Untyped {
     told: AtomicU64,
     /// Ticks that spinning is given.
     spin: AtomicU64,
+    /// Whether giving way pays.
+    awake: Awake,
 }
 
 /// A queue on its trip; the numbers are indices of handles.
@@ -96,6 +96,7 @@ impl Untyped {
             line: AtomicU64::new(0),
             told: AtomicU64::new(0),
             spin: AtomicU64::new(SPIN_MAX / 2),
+            awake: Awake::new(),
         }
     }
 
@@ -282,12 +283,8 @@ impl Untyped {
             }
             self.spin.store((spin / 2).max(SPIN_MIN), Ordering::Relaxed);
         }
-        for _ in 0..YIELDS {
-            thread::give_way();
-            if is_done() || patience.is_over() {
-                return;
-            }
-        }
+        // They then go on for a while, and do not have to wake this one after their first item.
+        self.awake.until(|| is_done() || patience.is_over());
     }
 
     /// Waits until there is room, or the queue is closed, and takes none; false if the time was

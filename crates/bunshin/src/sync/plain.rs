@@ -5,7 +5,6 @@
 //! take a time limit, and may end without success when the front wants an interruption.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::de::Error as _;
@@ -22,55 +21,19 @@ use crate::shm::event::SharedEvent;
 use crate::shm::lock;
 use crate::shm::owned::OwnedLock;
 use crate::shm::semaphore::{Kept, MOST_PERMITS, SharedSemaphore};
+use crate::sys::awake::Awake;
 use crate::sys::thread;
 
-/// Ticks that a thread stays awake before it sleeps: at least, and at most about as long as a
-/// wake-up takes.
-const AWAKE: (u64, u64) = (4_000, 120_000);
-
-/// How long to stay awake, from how it went before.
-struct Patient(AtomicU64);
-
-impl Patient {
-    const fn new() -> Self {
-        Self(AtomicU64::new(AWAKE.1 / 2))
-    }
-
-    /// Looks again and again for a while; whether it is done.
-    ///
-    /// It gives way each time. Where nobody else wants this processor, that is spinning; where
-    /// somebody does, it may be the very one that is waited for, and time goes by quickly.
-    fn until(&self, deadline: Option<Instant>, is_done: impl Fn() -> bool) -> bool {
-        if is_done() {
-            return true;
-        }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return false;
-        }
-        let awake = self.0.load(Ordering::Relaxed);
-        let start = thread::ticks();
-        loop {
-            thread::give_way();
-            for _ in 0..4 {
-                if is_done() {
-                    self.0.store((awake * 2).min(AWAKE.1), Ordering::Relaxed);
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if thread::ticks().wrapping_sub(start) >= awake {
-                self.0.store((awake / 2).max(AWAKE.0), Ordering::Relaxed);
-                return false;
-            }
-        }
-    }
+/// Looks for a while, if there is time; whether it is done.
+fn stay(awake: &Awake, deadline: Option<Instant>, is_done: impl Fn() -> bool) -> bool {
+    is_done() || (deadline.is_none_or(|deadline| Instant::now() < deadline) && awake.until(is_done))
 }
 
-static LOCKS: Patient = Patient::new();
-static SEMAPHORES: Patient = Patient::new();
-static CONDITIONS: Patient = Patient::new();
-static EVENTS: Patient = Patient::new();
-static BARRIERS: Patient = Patient::new();
+static LOCKS: Awake = Awake::new();
+static SEMAPHORES: Awake = Awake::new();
+static CONDITIONS: Awake = Awake::new();
+static EVENTS: Awake = Awake::new();
+static BARRIERS: Awake = Awake::new();
 
 /// The moment at which so much time will be over; none is for ever.
 fn deadline(timeout: Option<Duration>) -> Option<Instant> {
@@ -125,7 +88,7 @@ impl PlainLock {
     /// As [`try_lock`](Self::try_lock).
     pub fn lock(&self, timeout: Option<Duration>) -> Result<Option<Taken>> {
         let deadline = deadline(timeout);
-        LOCKS.until(deadline, || self.0.owner() == 0);
+        stay(&LOCKS, deadline, || self.0.owner() == 0);
         let taken = self.0.lock(deadline);
         Ok(taken.map_err(|error| failed(&error))?.map(Taken::from))
     }
@@ -265,7 +228,7 @@ impl PlainSemaphore {
         timeout: Option<Duration>,
     ) -> Result<Option<(Permit, Taken)>> {
         let deadline = deadline(timeout);
-        SEMAPHORES.until(deadline, || self.shared.may_have_some());
+        stay(&SEMAPHORES, deadline, || self.shared.may_have_some());
         let taken = self.shared.acquire_asleep(deadline);
         Ok(settle(taken.map_err(|error| failed(&error))?, keep))
     }
@@ -334,7 +297,7 @@ impl PlainCondition {
         let deadline = deadline(timeout);
         let waiter = self.shared.begin().map_err(|error| failed(&error))?;
         give_up();
-        CONDITIONS.until(deadline, || waiter.is_called());
+        stay(&CONDITIONS, deadline, || waiter.is_called());
         let is_notified = waiter.sleep(deadline);
         take_again();
         Ok(is_notified)
@@ -398,7 +361,7 @@ impl PlainEvent {
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let deadline = deadline(timeout);
         let came = self.shared.moment();
-        EVENTS.until(deadline, || self.shared.has_come(came))
+        stay(&EVENTS, deadline, || self.shared.has_come(came))
             || self.shared.sleep_since(came, deadline)
     }
 }
@@ -446,7 +409,7 @@ impl PlainBarrier {
             act()?;
             party.let_all_go().map_err(BarrierError::from)?;
         } else {
-            BARRIERS.until(deadline, || party.is_told());
+            stay(&BARRIERS, deadline, || party.is_told());
             party.wait(deadline).map_err(BarrierError::from)?;
         }
         Ok(party.index)

@@ -1,5 +1,6 @@
 //! Linux, kernel 5.10 or later, with glibc.
 
+pub(crate) mod awake;
 pub(crate) mod cpus;
 pub(crate) mod grace;
 pub(crate) mod image;
