@@ -1,9 +1,14 @@
-# Blocks of shared memory: of the same types as in `multiprocessing`.
+# Blocks of shared memory that children have too.
 
-from multiprocessing.heap import (
-    Arena as Arena,
-    BufferWrapper as BufferWrapper,
-    Heap as Heap,
-    rebuild_arena as rebuild_arena,
-    reduce_arena as reduce_arena,
-)
+from . import _native
+from ._native import Arena as Arena
+
+__all__ = ["BufferWrapper"]
+
+class Heap:
+    def malloc(self, size: int) -> _native.Block: ...
+    def free(self, block: _native.Block) -> None: ...
+
+class BufferWrapper:
+    def __init__(self, size: int) -> None: ...
+    def create_memoryview(self) -> memoryview: ...
