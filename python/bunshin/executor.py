@@ -14,7 +14,6 @@ import weakref
 from concurrent.futures import Executor, Future, process
 from concurrent.futures.process import BrokenProcessPool
 
-from . import _native
 from .pool import (
     APPLY,
     STARMAP,
@@ -24,6 +23,7 @@ from .pool import (
     Pool,
     RemoteTraceback,
     WorkerLost,
+    pickled,
 )
 
 __all__ = ["BrokenInitializer", "ProcessPoolExecutor", "TaskLost", "TaskUnreadable"]
@@ -352,13 +352,11 @@ def _results(executor, once, chunks, futures, deadline):
 
 
 def _pickled(function):
-    """The function as bytes, if it is nothing more, so that it is pickled once."""
     try:
-        once = _native.dumps_plain(function)
+        return pickled(function)
     except Exception:
         # It is tried again with its task, whose future says why it cannot be.
         return function
-    return function if once is None else once
 
 
 def _ours(context):

@@ -9,6 +9,7 @@ import itertools
 import os
 import threading
 import time
+import types
 import warnings
 from multiprocessing import pool as _own
 from multiprocessing import util
@@ -59,6 +60,26 @@ class Cancelled(ProcessError):
 _numbers = itertools.count(1)
 
 APPLY, MAP, STARMAP = range(3)
+_NAMED = (types.FunctionType, types.BuiltinFunctionType)
+
+
+# The last function that was pickled by its name, and its pickle.
+_last = (None, None)
+
+
+def pickled(function):
+    """The function as bytes, if it is nothing more: it is pickled once and not with each task."""
+    global _last
+    known, once = _last
+    if function is known:
+        return once
+    once = _native.dumps_plain(function)
+    if once is None:
+        return function
+    # One that goes by value may change.
+    if isinstance(function, _NAMED) and b"cloudpickle" not in once:
+        _last = (function, once)
+    return once
 
 
 def _result(done):
@@ -153,8 +174,7 @@ class Pool:
             raise ValueError("Pool not running")
 
     def _tasks(self, func, iterable, chunksize, shape):
-        once = _native.dumps_plain(func)
-        func = func if once is None else once
+        func = pickled(func)
         iterable = iter(iterable)
         if chunksize == 1:
             for item in iterable:
@@ -228,9 +248,8 @@ class Pool:
     def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None):
         """Calls func(*args, **kwds) in a worker; gives a handle on the result."""
         self._check_running()
-        once = _native.dumps_plain(func)
+        task = (pickled(func), (args, kwds), APPLY)
         result = ApplyResult(self, callback, error_callback)
-        task = (func if once is None else once, (args, kwds), APPLY)
         result._start(task)
         return result
 
