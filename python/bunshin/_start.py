@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import sys
-from multiprocessing import process, spawn, util
+from multiprocessing import forkserver, process, spawn, util
 from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
 from . import _native
@@ -21,15 +21,17 @@ def command():
     flags = util._args_from_interpreter_flags()
     program = PROGRAM.format(path=path)
     main = getattr(sys.modules["__main__"], "__file__", None)
-    given = json.dumps([main and os.path.abspath(main), sys.path])
+    # What `set_forkserver_preload` was given; it counts when the server is started.
+    modules = forkserver._forkserver._preload_modules
+    given = json.dumps([main and os.path.abspath(main), sys.path, modules])
     return [os.fsdecode(spawn.get_executable()), *flags, "-c", program, given]
 
 
 def main():
     """Is a child, or the server that makes them."""
-    main, path = json.loads(sys.argv.pop())
+    main, path, modules = json.loads(sys.argv.pop())
     if os.environ["BUNSHIN_START"].startswith("server:"):
-        _preload(main, path)
+        _preload(main, path, modules)
     ended = _native.run_child()
     if ended is None:
         sys.exit("bunshin: this is how children are started, not programs")
@@ -51,8 +53,9 @@ def spawning(popen):
         set_spawning_popen(before)
 
 
-def _preload(main, path):
+def _preload(main, path, modules):
     """Has copies of this server find loaded what they will want."""
+    import importlib
     import pkgutil  # noqa: F401
     import runpy  # noqa: F401
     import traceback  # noqa: F401
@@ -68,13 +71,15 @@ def _preload(main, path):
 
         # Before the main module binds the name to something.
         _replace.install()
-    if main is None:
-        return
     own_path = sys.path[:]
     sys.path[:] = path
     process.current_process()._inheriting = True
     try:
-        spawn.import_main_path(main)
+        for name in modules:
+            if name != "__main__":
+                importlib.import_module(name)
+            elif main is not None:
+                spawn.import_main_path(main)
     except Exception:
         # Each child tries it again, and says what is wrong.
         sys.path[:] = own_path

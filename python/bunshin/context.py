@@ -122,6 +122,11 @@ class _InChild:
         finally:
             config["daemon"] = True
 
+    def interrupt(self):
+        """Sends the child an interrupt, as Ctrl-C does."""
+        self._check_closed()
+        self._popen._send_signal(signal.SIGINT)
+
     def _bootstrap(self, parent_sentinel=None):
         if self._start_method is not None:
             _force_start_method(self._start_method)

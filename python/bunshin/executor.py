@@ -8,6 +8,7 @@ import collections
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -160,9 +161,13 @@ def _at_exit():
     """What was submitted is done before the interpreter ends."""
     global _is_ending
     _is_ending = True
+    # An interrupt is not for the workers to handle, and nobody waits for what they do then.
+    is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
     for executor in list(_executors):
         executor.shutdown(wait=False)
     for crew in list(_draining):
+        if is_interrupted:
+            crew.pool.terminate()
         crew.join()
 
 
@@ -308,6 +313,13 @@ class ProcessPoolExecutor(Executor):
         crew.close()
         if wait:
             crew.join()
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._end()
+        else:
+            self.shutdown()
+        return False
 
     def terminate_workers(self):
         """Ends the workers, whatever they do; what they had to do is lost."""

@@ -235,3 +235,45 @@ def test_calls_are_done_before_the_interpreter_ends(tmp_path, method):
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "said\n", "")
+
+
+INTERRUPTED = """
+import sys, time
+import bunshin as mp
+
+def nap(number):
+    time.sleep(600)
+
+if __name__ == "__main__":
+    executor = mp.ProcessPoolExecutor(2, mp.get_context(sys.argv[1]))
+    executor.submit(abs, -1).result()
+    futures = [executor.submit(nap, number) for number in range(5)]
+    print("begun", flush=True)
+    if sys.argv[2] == "with":
+        with executor:
+            futures[0].result()
+    futures[0].result()
+"""
+
+
+@pytest.mark.parametrize("style", ["with", "without"])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupt_ends_the_program_with_one_traceback(tmp_path, method, style):
+    program = tmp_path / "program.py"
+    program.write_text(INTERRUPTED)
+    running = subprocess.Popen(
+        [sys.executable, str(program), method, style],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+    )
+    assert running.stdout.readline() == "begun\n"
+    time.sleep(0.3)
+    # As a terminal does it: to all of them.
+    os.killpg(running.pid, signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert err.count("Traceback (most recent call last)") == 1, err
+    assert err.rstrip().endswith("KeyboardInterrupt")

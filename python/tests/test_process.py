@@ -130,7 +130,7 @@ def test_an_interrupt_is_raised_in_the_child(context):
     child = context.Process(target=wait_for_interrupt, args=(sender,))
     child.start()
     assert receiver.recv() == "ready"
-    os.kill(child.pid, signal.SIGINT)
+    child.interrupt()
     child.join(20)
     assert child.exitcode == 3
 
@@ -239,6 +239,26 @@ def test_an_interrupt_leaves_one_traceback_and_no_children(tmp_path, method):
     assert err.count("Traceback (most recent call last)") == 1, err
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert len(workers) == 2 and all(gone(pid) for pid in workers)
+
+
+PRELOADS = """
+import sys
+import bunshin as mp
+
+def is_loaded(name, sender):
+    sender.send(name in sys.modules)
+
+if __name__ == "__main__":
+    mp.set_forkserver_preload(["colorsys"])
+    receiver, sender = mp.Pipe(duplex=False)
+    mp.get_context("forkserver").Process(target=is_loaded, args=("colorsys", sender)).start()
+    print(receiver.recv())
+"""
+
+
+def test_the_forkserver_loads_what_it_is_told_to(tmp_path):
+    out, err = run(tmp_path, PRELOADS).communicate(timeout=60)
+    assert out == "True\n", err
 
 
 def test_the_modules_functions_are_there():
