@@ -227,7 +227,9 @@ class Server:
             raise TypeError(f"Authkey {authkey!r} is type {type(authkey)!s}, not bytes")
         self.registry = registry
         self.authkey = process.AuthenticationString(authkey)
-        self.listener = serializers[serializer][0](address=address, backlog=128, authkey=self.authkey)
+        self.listener = serializers[serializer][0](
+            address=address, backlog=128, authkey=self.authkey
+        )
         self.address = self.listener.address
         self._objects = {}
         self._idents = {}
@@ -437,7 +439,7 @@ class Server:
                 session.note(ident, obj, name, result)
             typeid = held.method_to_typeid and held.method_to_typeid.get(name)
             if typeid:
-                from .managers import Token
+                from ._proxies import Token
 
                 made, exposed = self._add(session.pid, typeid, (result,), {})
                 return PROXY, (exposed, Token(typeid, self.address, made))
@@ -627,4 +629,10 @@ def run(server_type, registry, address, authkey, serializer, writer, initializer
     writer.close()
     parent = process.parent_process()
     util.info("manager serving at %r", server.address)
-    server._serve(parent.sentinel if parent is not None else None)
+    try:
+        server._serve(parent.sentinel if parent is not None else None)
+    finally:
+        # Threads that wait for clients are not to see the interpreter end.
+        util._exit_function()
+        util._flush_std_streams()
+        os._exit(0)

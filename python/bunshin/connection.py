@@ -408,7 +408,9 @@ class Listener:
                         self._last_accepted = greeting.peer
                         return Connection(greeting.socket.detach())
                     if now >= greeting.deadline:
-                        raise AuthenticationError("the peer did not show in time that it knows the key")
+                        raise AuthenticationError(
+                            "the peer took too long to show that it knows the key"
+                        )
                 except BaseException:
                     self._greetings.remove(greeting)
                     greeting.say_what_is_left()
