@@ -24,6 +24,9 @@ from .context import AuthenticationError, BufferTooShort
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
 
+# The names that these have had since CPython 3.12.
+_CHALLENGE, _WELCOME, _FAILURE = CHALLENGE, WELCOME, FAILURE
+
 BUFSIZE = 8192
 
 default_family = "AF_UNIX"

@@ -155,10 +155,7 @@ pub(crate) fn send_alone(
 }
 
 /// Receives the next message; waits for it.
-pub(crate) fn receive(
-    py: Python<'_>,
-    receiver: &Receiver<Payload>,
-) -> PyResult<Arrival<Payload>> {
+pub(crate) fn receive(py: Python<'_>, receiver: &Receiver<Payload>) -> PyResult<Arrival<Payload>> {
     if receiver.has_message() {
         match receiver.recv_either(false) {
             Ok(found) => return Ok(found),
