@@ -104,7 +104,7 @@ fn echo_bytes(connection: Connection<()>) {
 
 #[test]
 fn messages_of_all_sizes_come_back_unchanged() {
-    let _guard = guard(120);
+    let _guard = guard(170);
     under_each_start_method(|method| {
         let (typed, there) = pipe().unwrap();
         let typed_child = start(method, echo, (there,));
@@ -129,7 +129,7 @@ fn messages_of_all_sizes_come_back_unchanged() {
             64 * kib,
             64 * kib + 1,
             1 << 20,
-            100 << 20,
+            40 << 20,
         ] {
             let bytes = pattern(len, len);
             raw.send_bytes(&bytes).unwrap();

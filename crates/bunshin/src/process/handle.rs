@@ -18,6 +18,7 @@ use super::target::Target;
 use crate::codec::outcome::Failure;
 use crate::codec::serde::decode;
 use crate::error::{Error, ErrorKind, Result};
+use crate::shm::tracker;
 use crate::sys::process::{self, Sig, Started};
 use crate::sys::socket::{self, Interest};
 use crate::sys::thread;
@@ -192,6 +193,7 @@ pub(super) fn collect_later(child: Detached) {
 
 /// Collects detached children that have ended.
 pub(crate) fn collect_detached() {
+    tracker::tend();
     let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
     detached.retain(|child| {
         // A forked child has no say in its parent's children.

@@ -1,9 +1,10 @@
 //! Plain bytes in a segment of their own, with a robust lock beside them.
 
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::layout::{CELL_DATA, CELL_LOCK, Kind};
@@ -14,7 +15,23 @@ use crate::error::{Error, ErrorKind, Result};
 /// A lock and bytes, shared between processes.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedCell {
-    segment: Arc<Segment>,
+    segment: ManuallyDrop<Arc<Segment>>,
+}
+
+/// Memory whose lock a thread of this process held when the last value that knew the memory was
+/// dropped: the thread's list of robust locks may lead there.
+static PARKED: Mutex<Vec<Segment>> = Mutex::new(Vec::new());
+/// Whether there is any.
+static IS_PARKED: AtomicBool = AtomicBool::new(false);
+
+/// Gives parked memory back, as far as nothing leads there any more.
+#[cold]
+fn clear_parked() {
+    // A copy of this process may have inherited the lock, and not who holds it.
+    if let Ok(mut parked) = PARKED.try_lock() {
+        parked.retain(|segment| segment.at::<RawLock>(CELL_LOCK).is_held_here());
+        IS_PARKED.store(!parked.is_empty(), Ordering::Relaxed);
+    }
 }
 
 impl SharedCell {
@@ -25,7 +42,7 @@ impl SharedCell {
             Error::new(ErrorKind::OutOfMemory, format!("share {len_bytes} bytes"))
         })?;
         Ok(Self {
-            segment: Segment::create(Kind::Shared, len)?,
+            segment: ManuallyDrop::new(Segment::create(Kind::Shared, len)?),
         })
     }
 
@@ -35,7 +52,7 @@ impl SharedCell {
         let least =
             least.ok_or_else(|| Error::new(ErrorKind::Corrupt, "shared data is too long"))?;
         Ok(Self {
-            segment: Segment::attach(fd, Kind::Shared, least)?,
+            segment: ManuallyDrop::new(Segment::attach(fd, Kind::Shared, least)?),
         })
     }
 
@@ -98,10 +115,22 @@ impl SharedCell {
 
 impl Drop for SharedCell {
     fn drop(&mut self) {
-        // A guard that was forgotten leaves the lock in this thread's list, which must not
-        // lead to memory that is gone.
-        if Arc::strong_count(&self.segment) == 1 && self.raw().is_held_here() {
-            std::mem::forget(Arc::clone(&self.segment));
+        // SAFETY: it is taken here only, and not used afterwards.
+        let segment = unsafe { ManuallyDrop::take(&mut self.segment) };
+        // One of several that are dropped at the same time is the last.
+        if let Some(segment) = Arc::into_inner(segment) {
+            // A guard that was forgotten leaves the lock in its thread's list, which must not lead
+            // to memory that is gone. Or the lock is held through another view of the same
+            // memory, as of a copy that came in a message; which of the two cannot be seen.
+            if segment.at::<RawLock>(CELL_LOCK).is_held_here() {
+                let mut parked = PARKED.lock().unwrap_or_else(PoisonError::into_inner);
+                parked.push(segment);
+                IS_PARKED.store(true, Ordering::Relaxed);
+                return;
+            }
+        }
+        if IS_PARKED.load(Ordering::Relaxed) {
+            clear_parked();
         }
     }
 }

@@ -143,6 +143,7 @@ pub(crate) fn forget(name: &str, identity: Identity) {
         if at < tracker.left {
             tracker.left -= 1;
         }
+        tracker.tend();
         // Without a helper there is nobody who would have to forget it.
         if let Some((socket, _)) = &tracker.helper {
             if !send(socket, &entry.message(FORGET)) {
@@ -218,7 +219,37 @@ fn send(socket: &OwnedFd, mut message: &[u8]) -> bool {
     true
 }
 
+/// Collects a helper that somebody else has ended, and replaces it if there are names.
+///
+/// To be called now and then: nobody waits for its end.
+pub(crate) fn tend() {
+    // Whoever has the lock tends as well. A forked child may have inherited it locked.
+    let Ok(mut slot) = TRACKER.try_lock() else {
+        return;
+    };
+    if let Some(tracker) = slot.as_mut() {
+        // A forked child has no say in its parent's helper.
+        if tracker.generation == thread::generation() {
+            tracker.tend();
+        }
+    }
+}
+
 impl Tracker {
+    fn tend(&mut self) {
+        let has_ended = self.helper.as_ref().is_some_and(|(_, process)| {
+            // A failure means that it was collected by somebody else.
+            !matches!(process::wait(process.pidfd.as_fd(), false), Ok(None))
+        });
+        if has_ended {
+            self.helper = None;
+            if !self.names.is_empty() {
+                // If that fails, the next one tries again.
+                let _ = self.replace();
+            }
+        }
+    }
+
     /// Drops names that were left before and that are gone, so that a process that makes one
     /// after the other does not keep them all.
     fn drop_removed(&mut self) {
