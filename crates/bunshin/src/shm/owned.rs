@@ -61,7 +61,9 @@ unsafe impl Shared for Place {}
 /// The segment that this process makes its next lock in.
 static CURRENT: Mutex<Option<Arc<Segment>>> = Mutex::new(None);
 /// Segments that locks came from, by the system's numbers for them.
-static KNOWN: Mutex<Option<HashMap<(u64, u64), Weak<Segment>>>> = Mutex::new(None);
+static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+
+type Known = HashMap<(u64, u64), Weak<Segment>>;
 
 /// A lock that a process owns.
 #[derive(Clone, Debug)]
