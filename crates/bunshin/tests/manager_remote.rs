@@ -158,19 +158,20 @@ fn waits_end_by_what_others_do_near_and_far() {
         let (manager, address) = serve(method);
         let lock = manager.lock().unwrap();
         let queue = manager.queue::<u32>(1).unwrap();
+        let back = manager.queue::<u32>(1).unwrap();
         let condition = manager.condition().unwrap();
         let barrier = manager.barrier(2).unwrap();
         let event = manager.event().unwrap();
         type All = (
             LockProxy,
-            QueueProxy<u32>,
+            [QueueProxy<u32>; 2],
             ConditionProxy,
             BarrierProxy,
             EventProxy,
         );
         let all: All = (
             lock.clone(),
-            queue.clone(),
+            [queue.clone(), back.clone()],
             condition.clone(),
             barrier.clone(),
             event.clone(),
@@ -179,13 +180,13 @@ fn waits_end_by_what_others_do_near_and_far() {
         let guard = lock.lock().unwrap();
         let far = |address: String| {
             let there = connect(&address);
-            let (lock, queue, condition, barrier, event) =
+            let (lock, [queue, back], condition, barrier, event) =
                 there.find::<All>("all").unwrap().unwrap();
             event.set().unwrap();
             drop(lock.lock().unwrap());
             assert_eq!(queue.recv().unwrap(), 1);
-            queue.send(2).unwrap();
-            queue.send(3).unwrap();
+            back.send(2).unwrap();
+            back.send(3).unwrap();
             let mut guard = condition.lock().unwrap();
             event.clear().unwrap();
             guard.wait().unwrap();
@@ -197,7 +198,7 @@ fn waits_end_by_what_others_do_near_and_far() {
         thread::sleep(SOON);
         drop(guard);
         queue.send(1).unwrap();
-        assert_eq!((queue.recv().unwrap(), queue.recv().unwrap()), (2, 3));
+        assert_eq!((back.recv().unwrap(), back.recv().unwrap()), (2, 3));
         assert!(support::wait_until(LONG, || !event.is_set().unwrap()));
         let guard = condition.lock().unwrap();
         assert!(guard.notify_one().unwrap());
