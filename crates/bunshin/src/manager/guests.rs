@@ -174,6 +174,7 @@ impl Server {
                 Err(_) => return self.close_guest(number),
             };
             guest.since = Instant::now();
+            let is_secured = guest.link.wire().is_secured();
             let is_kept = match guest.role {
                 Role::New => self.welcome_guest(number, &message),
                 Role::Calls(_) => self.serve_call(number, &message),
@@ -188,6 +189,10 @@ impl Server {
                 return;
             }
             self.watch_for_room(number);
+            if !is_secured {
+                // If there is more, the socket shows it.
+                return;
+            }
         }
         // There may be more, and a TLS session does not show what it has.
         self.unserved.push(number);
