@@ -15,8 +15,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::{TaskError, panic};
 use crate::sys::thread;
 
-/// Items that an imap takes ahead of its consumer at most, for each thread.
+/// Items that an imap takes ahead of its consumer for each thread, at first.
 const AHEAD: usize = 4;
+/// Items that it takes ahead at most, where tasks are quick.
+const AHEAD_MAX: usize = 512;
+/// Items are taken for so long at most before tasks are begun, so that none waits for slow ones.
+const SOON: Duration = Duration::from_micros(50);
 
 /// A pool of threads that run tasks: what [`Pool`](crate::Pool) offers, where processes are not
 /// wanted.
@@ -253,8 +257,8 @@ impl ThreadPool {
 
     /// Runs a function on each item, and gives the results one by one in their order.
     ///
-    /// Items are taken as results are asked for, four for each thread ahead. Dropping the
-    /// iterator cancels the rest.
+    /// Items are taken as results are asked for, four for each thread ahead, and more (512 at
+    /// most) if the tasks are quick. Dropping the iterator cancels the rest.
     ///
     /// # Panics
     /// Taking a result panics if the iterator of the items does.
@@ -271,6 +275,7 @@ impl ThreadPool {
             items: Some(items.into_iter()),
             out: VecDeque::new(),
             is_ordered: true,
+            window: AHEAD.saturating_mul(self.n_threads),
         }
     }
 
@@ -418,6 +423,23 @@ impl Crew {
         }
     }
 
+    /// Begins many, in their order; for who has looked whether the threads are there.
+    fn begin_all(&self, tasks: &mut Vec<Task>) {
+        let mut state = self.lock();
+        if state.is_closed {
+            drop(state);
+            // Each is refused for its own.
+            tasks.drain(..).for_each(|task| self.begin(task));
+            return;
+        }
+        let n_wanted = state.n_idle.min(tasks.len());
+        state.queue.extend(tasks.drain(..));
+        drop(state);
+        for _ in 0..n_wanted {
+            self.work.notify_one();
+        }
+    }
+
     /// Runs a task.
     fn run(&self, task: Task) {
         let Task {
@@ -553,6 +575,26 @@ impl Source for Crew {
     }
 }
 
+/// Tasks that are begun together, also if the iterator of their items panics.
+struct Lot<'a> {
+    crew: &'a Crew,
+    tasks: Vec<Task>,
+}
+
+impl Lot<'_> {
+    fn begin(&mut self) {
+        if !self.tasks.is_empty() {
+            self.crew.begin_all(&mut self.tasks);
+        }
+    }
+}
+
+impl Drop for Lot<'_> {
+    fn drop(&mut self) {
+        self.begin();
+    }
+}
+
 /// The results of [`ThreadPool::imap`] and [`ThreadPool::imap_unordered`].
 pub struct ThreadImap<'a, I, F, R> {
     pool: &'a ThreadPool,
@@ -561,6 +603,8 @@ pub struct ThreadImap<'a, I, F, R> {
     items: Option<I>,
     out: VecDeque<TaskHandle<R>>,
     is_ordered: bool,
+    /// Items that are taken ahead now.
+    window: usize,
 }
 
 impl<I, F, R> ThreadImap<'_, I, F, R>
@@ -569,19 +613,52 @@ where
     F: Fn(I::Item) -> R + Send + Sync + 'static,
     R: Send + 'static,
 {
+    /// Takes items while the window has room, a part of it at a time.
     fn fill(&mut self) {
-        while self.out.len() < AHEAD * self.pool.n_threads {
+        // With results at hand, items are taken in lots: the threads are woken once for each.
+        let is_due = self.out.len() <= self.window - self.window / 4;
+        let crew = &self.pool.crew;
+        if !is_due || self.items.is_none() || !crew.is_ours() {
+            return;
+        }
+        let mut lot = Lot {
+            crew,
+            tasks: Vec::new(),
+        };
+        let mut since = Instant::now();
+        // Of a closed pool one refusal is enough: those of further items would be the same.
+        let is_closed = crew.lock().is_closed;
+        let most = if is_closed {
+            self.out.len() + 1
+        } else {
+            self.window
+        };
+        while self.out.len() < most {
             let Some(item) = self.items.as_mut().and_then(Iterator::next) else {
                 self.items = None;
-                return;
+                break;
             };
-            if self.pool.crew.lock().is_closed {
-                // Its results would all be the same.
-                self.items = None;
-            }
+            let outcomes = Outcomes::one();
             let function = Arc::clone(&self.function);
-            let handle = self.pool.apply_async(move || function(item));
+            lot.tasks.push(Task {
+                outcomes: Arc::clone(&outcomes),
+                position: 0,
+                work: Box::new(move || run(move || function(item))),
+            });
+            let handle = TaskHandle::new(outcomes, self.pool.source(), Some(0), unpack);
             self.out.push_back(handle);
+            if since.elapsed() > SOON {
+                lot.begin();
+                if self.ready().is_some() {
+                    // The items come slowly, and there is something to give meanwhile.
+                    break;
+                }
+                since = Instant::now();
+            }
+        }
+        lot.begin();
+        if is_closed {
+            self.items = None;
         }
     }
 
@@ -609,16 +686,25 @@ where
 
     fn advance(&mut self, deadline: Option<Instant>) -> Result<Option<Result<R, TaskError>>> {
         self.fill();
-        if self.out.is_empty() {
+        let crew = &self.pool.crew;
+        if self.out.is_empty() && (self.items.is_none() || crew.is_ours()) {
             return Ok(None);
         }
-        let crew = &self.pool.crew;
         crew.check_ours()?;
+        if let Some(at) = self.ready() {
+            return Ok(self.out.remove(at).map(TaskHandle::get));
+        }
         let helps = WORKS_FOR.get() == Arc::as_ptr(crew).addr();
         let mut state = crew.lock();
         loop {
             if let Some(at) = self.ready() {
+                let n_queued = state.queue.len();
                 drop(state);
+                if n_queued < self.window / 4 {
+                    // So much was done in one wait: the tasks are quick, and waiting is what
+                    // takes time.
+                    self.window = (self.window * 2).clamp(1, AHEAD_MAX.max(self.window));
+                }
                 return Ok(self.out.remove(at).map(TaskHandle::get));
             }
             if let Some(task) = helps.then(|| state.queue.pop_front()).flatten() {
