@@ -55,6 +55,14 @@ impl<'a> Batch<'a> {
     ///
     /// Whatever the number, each item is tracked by itself: if a worker dies, the one it had
     /// begun is lost, and those it had not begun are run by others. 0 is as 1.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let batch = pool.batch().chunk_size(50);
+    /// assert_eq!(batch.map(|n: u32| n + 1, 0..1000)?.len(), 1000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "chunksize")]
     pub fn chunk_size(mut self, items: usize) -> Self {
         self.chunk_size = items.max(1);
@@ -85,6 +93,18 @@ impl<'a> Batch<'a> {
 
     /// How many items an [`imap`](Self::imap) takes ahead of its consumer at most. By default
     /// 512, and at first only a few for each worker. 0 is as 1.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let mut taken = 0;
+    /// let items = std::iter::repeat_with(|| { taken += 1; taken });
+    /// let mut results = pool.batch().window(3).imap(|n: u32| n, items);
+    /// assert_eq!(results.next().transpose()?, Some(1));
+    /// drop(results);
+    /// assert!(taken <= 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn window(mut self, items: usize) -> Self {
         self.window = Some(items.max(1));
         self
@@ -92,6 +112,16 @@ impl<'a> Batch<'a> {
 
     /// Calls `report` with how many items are done, and how many there are as far as is known,
     /// whenever some were. Only maps that are waited for report.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let mut reports = Vec::new();
+    /// let batch = pool.batch().progress(|done, total| reports.push((done, total)));
+    /// batch.map(|n: u32| n, 0..10)?;
+    /// assert_eq!(reports.last(), Some(&(10, 10)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn progress(mut self, report: impl FnMut(usize, usize) + 'a) -> Self {
         self.progress = Some(Box::new(report));
         self

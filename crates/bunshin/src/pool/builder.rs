@@ -51,6 +51,13 @@ pub struct PoolBuilder {
 
 impl PoolBuilder {
     /// How many workers. By default as many as there are processors that this process may use.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::builder().workers(3).build()?;
+    /// assert_eq!(pool.workers(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
         self
@@ -149,6 +156,14 @@ impl PoolBuilder {
     ///
     /// # Errors
     /// As [`Pool::new`]; `Encode` if the initializer's arguments cannot be encoded.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{ErrorKind, Pool};
+    ///
+    /// let refused = Pool::builder().workers(0).build();
+    /// assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidInput);
+    /// ```
     pub fn build(self) -> Result<Pool> {
         let workers = self.workers.unwrap_or_else(thread::cpus);
         if workers == 0 || workers > WORKERS {

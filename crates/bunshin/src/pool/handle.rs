@@ -201,6 +201,17 @@ impl<R> TaskHandle<R> {
 
     /// Cancels the task if no worker has begun it. True if it was: then it never runs, and
     /// its outcome is [`TaskError::Cancelled`].
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(1)?;
+    /// let first = pool.apply_async(|| std::thread::sleep(std::time::Duration::from_millis(200)), ());
+    /// let second = pool.apply_async(|| 1, ());
+    /// assert!(second.cancel());
+    /// assert!(second.get().is_err());
+    /// first.get()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cancel(&self) -> bool {
         self.handle.cancel(false) > 0
     }
@@ -220,6 +231,13 @@ impl<R: 'static> TaskHandle<R> {
     ///
     /// # Errors
     /// Why there is none: see [`TaskError`].
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// assert_eq!(pool.apply_async(|n: u32| n + 1, (1,)).get()?, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "join")]
     pub fn get(self) -> Result<R, TaskError> {
         let mut results = self.handle.get().map_err(TaskError::Pool)?;
@@ -230,6 +248,20 @@ impl<R: 'static> TaskHandle<R> {
     ///
     /// # Errors
     /// The handle, if the task is not done.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let mut task = pool.apply_async(|n: u32| n + 1, (1,));
+    /// let result = loop {
+    ///     match task.try_get() {
+    ///         Ok(result) => break result?,
+    ///         Err(handle) => task = handle,
+    ///     }
+    /// };
+    /// assert_eq!(result, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_get(self) -> Result<Result<R, TaskError>, Self> {
         if self.is_ready() {
             Ok(self.get())
@@ -264,6 +296,15 @@ impl<R: 'static> TaskHandle<R> {
     }
 
     /// Whether the task gave a result; nothing if it is not done.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let task = pool.apply_async(|n: u32| 1 / n, (0,));
+    /// task.wait()?;
+    /// assert_eq!(task.is_successful(), Some(false));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "successful")]
     #[must_use]
     pub fn is_successful(&self) -> Option<bool> {
@@ -354,6 +395,17 @@ impl<R> MapHandle<R> {
     waits!();
 
     /// Cancels the tasks that no worker has begun; gives how many that were. They never run.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(1)?;
+    /// let sleep = || std::thread::sleep(std::time::Duration::from_millis(200));
+    /// let first = pool.apply_async(sleep, ());
+    /// let many = pool.map_async(|n: u32| n, 0..100);
+    /// assert_eq!(many.cancel(), 100);
+    /// first.get()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cancel(&self) -> usize {
         self.handle.cancel(false)
     }
@@ -370,6 +422,13 @@ impl<R: 'static> MapHandle<R> {
     ///
     /// # Errors
     /// The first error in the order of the items.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// assert_eq!(pool.map_async(|n: u32| n + 1, 0..2).get()?, [1, 2]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "join")]
     pub fn get(self) -> Result<Vec<R>, TaskError> {
         let results = self.handle.get().map_err(TaskError::Pool)?;
@@ -380,6 +439,15 @@ impl<R: 'static> MapHandle<R> {
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let results = pool.map_async(|n: u32| 1 / n, 0..2).get_each()?;
+    /// assert!(results[0].is_err());
+    /// assert!(matches!(results[1], Ok(1)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn get_each(self) -> Result<Vec<Result<R, TaskError>>> {
         self.handle.get()
     }
@@ -400,6 +468,17 @@ impl<R: 'static> MapHandle<R> {
     ///
     /// # Errors
     /// The handle, if some task is not done by then.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let squares = pool.map_async(|n: u32| n * n, 0..3);
+    /// let squares = squares.get_timeout(Duration::from_secs(60)).map_err(|_| "in time")?;
+    /// assert_eq!(squares?, [0, 1, 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn get_timeout(self, timeout: Duration) -> Result<Result<Vec<R>, TaskError>, Self> {
         match self.wait_timeout(timeout) {
             Ok(false) => Err(self),
@@ -409,6 +488,15 @@ impl<R: 'static> MapHandle<R> {
     }
 
     /// Whether all tasks gave a result; nothing if they are not all done.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let many = pool.map_async(|n: u32| n, 0..3);
+    /// many.wait()?;
+    /// assert_eq!(many.is_successful(), Some(true));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "successful")]
     #[must_use]
     pub fn is_successful(&self) -> Option<bool> {

@@ -22,6 +22,15 @@ const WINDOW_MAX: usize = SLOTS / 2;
 ///
 /// Items are taken as results are: so many as the window allows are in the hands of the pool or
 /// wait to be asked for. Dropping it cancels the rest.
+///
+/// # Examples
+/// ```
+/// let pool = bunshin::Pool::new(2)?;
+/// let mut results = pool.imap(|n: u32| n * 10, 0..);
+/// assert_eq!(results.by_ref().take(2).collect::<Result<Vec<_>, _>>()?, [0, 10]);
+/// assert_eq!(results.next().transpose()?, Some(20));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Imap<I: Iterator, R> {
     /// Nothing if the pool takes no tasks.
     pub(super) run: Option<Run>,
@@ -125,6 +134,17 @@ where
     ///
     /// # Errors
     /// `TimedOut` if it is not.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let sleep = |ms| std::thread::sleep(std::time::Duration::from_millis(ms));
+    /// let mut results = pool.imap(sleep, [300]);
+    /// assert!(results.try_next().unwrap_err().is_timeout());
+    /// results.next().transpose()?;
+    /// assert!(results.try_next()?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_next(&mut self) -> Result<Option<Result<R, TaskError>>> {
         self.advance(Some(Instant::now()))
     }
@@ -133,6 +153,17 @@ where
     ///
     /// # Errors
     /// `TimedOut` if it has not come by then; nothing is lost, and it may be asked for again.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let mut results = pool.imap(|n: u32| n + 1, [1]);
+    /// assert_eq!(results.next_timeout(Duration::from_secs(60))?.transpose()?, Some(2));
+    /// assert!(results.next_timeout(Duration::ZERO)?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Result<R, TaskError>>> {
         self.advance(Instant::now().checked_add(timeout))
     }

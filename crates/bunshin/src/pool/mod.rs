@@ -9,7 +9,8 @@
 //! - `post`, `outcomes`: tasks that nobody waits for now; `attendant`: the threads for them.
 //! - `supervisor`: starts, watches and replaces workers; `worker`: what those run.
 //! - `par_map`: a pool of forks, for a closure that borrows.
-//! - `stateful`: workers with a state of their own; `thread_pool`: the same over threads.
+//! - `stateful`: workers with a state of their own; `thread_pool`, `thread_imap`: the same over
+//!   threads.
 //! - `state`: what is decided, without I/O or clocks.
 
 mod attendant;
@@ -32,6 +33,7 @@ mod stateful;
 #[cfg(feature = "tokio")]
 mod stream;
 mod supervisor;
+mod thread_imap;
 mod thread_pool;
 mod worker;
 
@@ -44,7 +46,8 @@ pub use par_map::ParMap;
 pub use stateful::{StatefulPool, StatefulPoolBuilder};
 #[cfg(feature = "tokio")]
 pub use stream::ImapStream;
-pub use thread_pool::{ThreadImap, ThreadPool};
+pub use thread_imap::ThreadImap;
+pub use thread_pool::ThreadPool;
 
 use std::fmt;
 use std::sync::Arc;
@@ -91,11 +94,25 @@ impl Pool {
     /// # Errors
     /// `InvalidInput` for 0 workers or more than 4096, `Threads` if the start method is `Fork`
     /// and this process has other threads, `Os` if the system gives no further process.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// assert_eq!(pool.workers(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(workers: usize) -> Result<Self> {
         Self::builder().workers(workers).build()
     }
 
     /// Makes a pool with more choices.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::builder().workers(2).max_tasks_per_child(100).build()?;
+    /// assert_eq!(pool.map(|n: u32| n + 1, [1])?, [2]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn builder() -> PoolBuilder {
         PoolBuilder::default()
     }
@@ -111,6 +128,13 @@ impl Pool {
     ///
     /// # Panics
     /// If the iterator panics; what it gave before is still run, in vain.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// assert_eq!(pool.map(|n: i32| n.pow(2), -2..=2)?, [4, 1, 0, 1, 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn map<F, T, I>(&self, function: F, items: I) -> Result<Vec<F::Output>, TaskError>
     where
         F: Target<(T,)>,
@@ -126,6 +150,15 @@ impl Pool {
     ///
     /// # Panics
     /// As [`map`](Self::map).
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let halves = pool.map_each(|n: u32| 10 / n, [0, 5]);
+    /// assert!(halves[0].is_err());
+    /// assert!(matches!(halves[1], Ok(2)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn map_each<F, T, I>(&self, function: F, items: I) -> Vec<Result<F::Output, TaskError>>
     where
         F: Target<(T,)>,
@@ -185,6 +218,15 @@ impl Pool {
     ///
     /// # Panics
     /// As [`map`](Self::map).
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let quotients = pool.starmap_each(|a: u32, b: u32| a / b, [(6, 3), (1, 0)]);
+    /// assert!(matches!(quotients[0], Ok(2)));
+    /// assert!(quotients[1].is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn starmap_each<F, Args, I>(
         &self,
         function: F,
@@ -212,6 +254,15 @@ impl Pool {
     /// the first such need starts and which ends with the pool.
     /// From then on this process cannot be forked. A pool whose workers are forked starts no
     /// thread: there it needs somebody who waits.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let one = pool.apply_async(u64::pow, (2, 10));
+    /// let other = pool.apply_async(u64::pow, (3, 2));
+    /// assert_eq!((one.get()?, other.get()?), (1024, 9));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn apply_async<F, Args>(&self, function: F, arguments: Args) -> TaskHandle<F::Output>
     where
         F: Target<Args>,
@@ -228,6 +279,14 @@ impl Pool {
     ///
     /// # Panics
     /// If the iterator panics; what it gave before is still run.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let doubled = pool.map_async(|n: u32| n * 2, [1, 2, 3]);
+    /// assert_eq!(doubled.get()?, [2, 4, 6]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn map_async<F, T, I>(&self, function: F, items: I) -> MapHandle<F::Output>
     where
         F: Target<(T,)>,
@@ -242,6 +301,14 @@ impl Pool {
     ///
     /// # Panics
     /// As there.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let powers = pool.starmap_async(u32::pow, [(2, 5), (3, 2)]);
+    /// assert_eq!(powers.get()?, [32, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn starmap_async<F, Args, I>(&self, function: F, items: I) -> MapHandle<F::Output>
     where
         F: Target<Args>,
@@ -287,6 +354,15 @@ impl Pool {
     ///
     /// # Panics
     /// As there.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let mut squares = pool.imap_unordered(|n: u32| n * n, 0..4).collect::<Result<Vec<_>, _>>()?;
+    /// squares.sort();
+    /// assert_eq!(squares, [0, 1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn imap_unordered<F, T, I>(
         &self,
         function: F,
@@ -302,29 +378,70 @@ impl Pool {
     }
 
     /// Tasks with choices: a chunk size, a time limit, reports of progress.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// assert_eq!(pool.batch().chunk_size(4).map(|n: u32| n, 0..8)?.len(), 8);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn batch(&self) -> Batch<'_> {
         Batch::new(self)
     }
 
     /// How many workers the pool has.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::Pool::new(3)?.workers(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn workers(&self) -> usize {
         self.dispatcher.n_workers
     }
 
     /// The process ids of the workers that there are now. Dead ones are replaced first.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let pids = pool.worker_pids();
+    /// assert_eq!(pids.len(), 2);
+    /// assert!(pids.contains(&pool.apply(std::process::id, ())?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn worker_pids(&self) -> Vec<u32> {
         self.dispatcher.pids()
     }
 
     /// Takes no more tasks. The workers end when those that are under way are done.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let task = pool.apply_async(|| 1, ());
+    /// pool.close();
+    /// assert!(pool.apply(|| 2, ()).is_err());
+    /// assert_eq!(task.get()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(&self) {
         self.dispatcher.close();
     }
 
     /// Ends all workers now: asks them (SIGTERM), and kills those that have not ended after
     /// half a second. Tasks that are not done fail with [`TaskError::Cancelled`].
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// let task = pool.apply_async(|| std::thread::park(), ());
+    /// pool.terminate();
+    /// assert!(task.get().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn terminate(&self) {
         self.dispatcher.terminate();
     }
@@ -333,6 +450,16 @@ impl Pool {
     ///
     /// # Errors
     /// `InvalidInput` if the pool is open.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::new(2)?;
+    /// assert!(pool.join().is_err());
+    /// pool.close();
+    /// pool.join()?;
+    /// assert!(pool.worker_pids().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn join(&self) -> Result<()> {
         self.dispatcher.join()
     }

@@ -97,6 +97,14 @@ pub struct StatefulPool<S> {
 
 impl<S: 'static> StatefulPool<S> {
     /// The pool, for tasks that do not use the state, and to close it.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::Pool::builder().workers(1).state(|| 7u32, ()).build()?;
+    /// assert_eq!(pool.pool().apply(|n: u32| n + 1, (1,))?, 2);
+    /// pool.pool().close();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn pool(&self) -> &Pool {
         &self.pool

@@ -68,6 +68,9 @@ where
     R: DeserializeOwned,
 {
     /// The same results as a [`Stream`], for `async` code.
+    ///
+    /// # Examples
+    /// See [`ImapStream`].
     pub fn into_stream(self) -> ImapStream<I, R> {
         ImapStream {
             imap: self,

@@ -11,16 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::handle::{MapHandle, TaskHandle};
 use super::outcomes::{Aftermath, Job, Outcome, Outcomes, Payload, Source};
+use super::thread_imap::ThreadImap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{TaskError, panic};
 use crate::sys::thread;
-
-/// Items that an imap takes ahead of its consumer for each thread, at first.
-const AHEAD: usize = 4;
-/// Items that it takes ahead at most, where tasks are quick.
-const AHEAD_MAX: usize = 512;
-/// Items are taken for so long at most before tasks are begun, so that none waits for slow ones.
-const SOON: Duration = Duration::from_micros(50);
 
 /// A pool of threads that run tasks: what [`Pool`](crate::Pool) offers, where processes are not
 /// wanted.
@@ -48,24 +42,24 @@ const SOON: Duration = Duration::from_micros(50);
 /// ```
 #[doc(alias = "dummy")]
 pub struct ThreadPool {
-    crew: Arc<Crew>,
+    pub(super) crew: Arc<Crew>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    n_threads: usize,
+    pub(super) n_threads: usize,
 }
 
 thread_local! {
     /// The address of the crew that this thread is one of, or 0.
-    static WORKS_FOR: Cell<usize> = const { Cell::new(0) };
+    pub(super) static WORKS_FOR: Cell<usize> = const { Cell::new(0) };
 }
 
 /// A task: what it gives goes to its outcomes.
-struct Task {
-    outcomes: Arc<Outcomes>,
-    position: usize,
-    work: Box<dyn FnOnce() -> Outcome + Send>,
+pub(super) struct Task {
+    pub(super) outcomes: Arc<Outcomes>,
+    pub(super) position: usize,
+    pub(super) work: Box<dyn FnOnce() -> Outcome + Send>,
 }
 
-struct Crew {
+pub(super) struct Crew {
     state: Mutex<State>,
     /// A task has come, or the pool ends.
     work: Condvar,
@@ -75,9 +69,9 @@ struct Crew {
 }
 
 #[derive(Default)]
-struct State {
-    queue: VecDeque<Task>,
-    is_closed: bool,
+pub(super) struct State {
+    pub(super) queue: VecDeque<Task>,
+    pub(super) is_closed: bool,
     /// Threads that wait for a task, and callers that wait for an outcome.
     n_idle: usize,
     n_waiting: usize,
@@ -88,6 +82,13 @@ impl ThreadPool {
     ///
     /// # Errors
     /// `InvalidInput` for 0 threads, `Os` if the system gives no further thread.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::ThreadPool::new(3)?.threads(), 3);
+    /// assert!(bunshin::ThreadPool::new(0).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(threads: usize) -> Result<Self> {
         if threads == 0 {
             return Err(Error::new(
@@ -124,6 +125,12 @@ impl ThreadPool {
     }
 
     /// How many threads the pool has.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::ThreadPool::new(1)?.threads(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn threads(&self) -> usize {
         self.n_threads
@@ -133,6 +140,14 @@ impl ThreadPool {
     ///
     /// # Errors
     /// [`TaskError::Panicked`], or `Cancelled` or `Pool` if it was not run.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// let name = String::from("captured");
+    /// assert_eq!(pool.apply(move || name.len())?, 8);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn apply<F, R>(&self, function: F) -> Result<R, TaskError>
     where
         F: FnOnce() -> R + Send + 'static,
@@ -142,6 +157,14 @@ impl ThreadPool {
     }
 
     /// Has a function run some time, and gives a handle on its result at once.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// let later = pool.apply_async(|| 6 * 7);
+    /// assert_eq!(later.get()?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn apply_async<F, R>(&self, function: F) -> TaskHandle<R>
     where
         F: FnOnce() -> R + Send + 'static,
@@ -163,6 +186,14 @@ impl ThreadPool {
     ///
     /// # Panics
     /// If the iterator panics; what it gave before is still run, in vain.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// let offset = 10;
+    /// assert_eq!(pool.map(move |n: u32| n + offset, 0..3)?, [10, 11, 12]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn map<F, T, R, I>(&self, function: F, items: I) -> Result<Vec<R>, TaskError>
     where
         F: Fn(T) -> R + Send + Sync + 'static,
@@ -177,6 +208,15 @@ impl ThreadPool {
     ///
     /// # Panics
     /// As [`map`](Self::map).
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// let quotients = pool.map_each(|n: u32| 6 / n, [0, 2]);
+    /// assert!(quotients[0].is_err());
+    /// assert!(matches!(quotients[1], Ok(3)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn map_each<F, T, R, I>(&self, function: F, items: I) -> Vec<Result<R, TaskError>>
     where
         F: Fn(T) -> R + Send + Sync + 'static,
@@ -195,6 +235,13 @@ impl ThreadPool {
     ///
     /// # Panics
     /// As [`map`](Self::map).
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// assert_eq!(pool.map_async(|n: u32| n + 1, 0..3).get()?, [1, 2, 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn map_async<F, T, R, I>(&self, function: F, items: I) -> MapHandle<R>
     where
         F: Fn(T) -> R + Send + Sync + 'static,
@@ -245,6 +292,14 @@ impl ThreadPool {
     ///
     /// # Panics
     /// As [`map`](Self::map).
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// let sums = pool.starmap_async(|(a, b): (u32, u32)| a + b, [(1, 2), (3, 4)]);
+    /// assert_eq!(sums.get()?, [3, 7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn starmap_async<F, Args, R, I>(&self, function: F, items: I) -> MapHandle<R>
     where
         F: Fn(Args) -> R + Send + Sync + 'static,
@@ -262,6 +317,14 @@ impl ThreadPool {
     ///
     /// # Panics
     /// Taking a result panics if the iterator of the items does.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// let squares = pool.imap(|n: u64| n * n, 1..).take(3);
+    /// assert_eq!(squares.collect::<Result<Vec<_>, _>>()?, [1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn imap<F, T, R, I>(&self, function: F, items: I) -> ThreadImap<'_, I::IntoIter, F, R>
     where
         F: Fn(T) -> R + Send + Sync + 'static,
@@ -269,20 +332,22 @@ impl ThreadPool {
         R: Send + 'static,
         I: IntoIterator<Item = T>,
     {
-        ThreadImap {
-            pool: self,
-            function: Arc::new(function),
-            items: Some(items.into_iter()),
-            out: VecDeque::new(),
-            is_ordered: true,
-            window: AHEAD.saturating_mul(self.n_threads),
-        }
+        ThreadImap::new(self, function, items.into_iter(), true)
     }
 
     /// [`imap`](Self::imap), with the results as they come.
     ///
     /// # Panics
     /// As there.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// let mut squares = pool.imap_unordered(|n: u64| n * n, 1..4).collect::<Result<Vec<_>, _>>()?;
+    /// squares.sort();
+    /// assert_eq!(squares, [1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn imap_unordered<F, T, R, I>(
         &self,
         function: F,
@@ -294,18 +359,32 @@ impl ThreadPool {
         R: Send + 'static,
         I: IntoIterator<Item = T>,
     {
-        let mut results = self.imap(function, items);
-        results.is_ordered = false;
-        results
+        ThreadImap::new(self, function, items.into_iter(), false)
     }
 
     /// Takes no more tasks. The threads end when those that are under way are done.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// pool.close();
+    /// assert!(pool.apply(|| 1).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(&self) {
         self.crew.lock().is_closed = true;
         self.crew.work.notify_all();
     }
 
     /// Takes no more tasks, and cancels those that have not begun. Those that have go on.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// pool.terminate();
+    /// assert!(pool.apply(|| 1).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn terminate(&self) {
         let tasks = {
             let mut state = self.crew.lock();
@@ -323,6 +402,16 @@ impl ThreadPool {
     ///
     /// # Errors
     /// `InvalidInput` if the pool is open.
+    ///
+    /// # Examples
+    /// ```
+    /// let pool = bunshin::ThreadPool::new(2)?;
+    /// let task = pool.apply_async(|| 5);
+    /// pool.close();
+    /// pool.join()?;
+    /// assert_eq!(task.get()?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn join(&self) -> Result<()> {
         self.crew.check_ours()?;
         if !self.crew.lock().is_closed {
@@ -341,7 +430,7 @@ impl ThreadPool {
         Ok(())
     }
 
-    fn source(&self) -> Arc<dyn Source> {
+    pub(super) fn source(&self) -> Arc<dyn Source> {
         Arc::<Crew>::clone(&self.crew)
     }
 }
@@ -361,14 +450,14 @@ impl Drop for ThreadPool {
     }
 }
 
-fn run<R: Send + 'static>(function: impl FnOnce() -> R) -> Outcome {
+pub(super) fn run<R: Send + 'static>(function: impl FnOnce() -> R) -> Outcome {
     match panic::catch(true, function) {
         Ok(result) => Ok(Payload::Value(Box::new(result))),
         Err(failure) => Err(failure.into()),
     }
 }
 
-fn unpack<R: 'static>(outcome: Outcome) -> Result<R, TaskError> {
+pub(super) fn unpack<R: 'static>(outcome: Outcome) -> Result<R, TaskError> {
     let value: Box<dyn Any + Send> = match outcome? {
         Payload::Value(value) => value,
         // Threads send no bytes.
@@ -382,16 +471,16 @@ fn unpack<R: 'static>(outcome: Outcome) -> Result<R, TaskError> {
 }
 
 impl Crew {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_ours(&self) -> bool {
+    pub(super) fn is_ours(&self) -> bool {
         self.generation == thread::generation()
     }
 
     /// Refuses what belongs to the process that this one was forked from.
-    fn check_ours(&self) -> Result<()> {
+    pub(super) fn check_ours(&self) -> Result<()> {
         if self.is_ours() {
             return Ok(());
         }
@@ -424,7 +513,7 @@ impl Crew {
     }
 
     /// Begins many, in their order; for who has looked whether the threads are there.
-    fn begin_all(&self, tasks: &mut Vec<Task>) {
+    pub(super) fn begin_all(&self, tasks: &mut Vec<Task>) {
         let mut state = self.lock();
         if state.is_closed {
             drop(state);
@@ -441,7 +530,7 @@ impl Crew {
     }
 
     /// Runs a task.
-    fn run(&self, task: Task) {
+    pub(super) fn run(&self, task: Task) {
         let Task {
             outcomes,
             position,
@@ -472,7 +561,7 @@ impl Crew {
         }
     }
 
-    fn wait_for_news<'a>(
+    pub(super) fn wait_for_news<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         left: Option<Duration>,
@@ -572,192 +661,6 @@ impl Source for Crew {
             drop(self.lock());
             self.done.notify_all();
         }
-    }
-}
-
-/// Tasks that are begun together, also if the iterator of their items panics.
-struct Lot<'a> {
-    crew: &'a Crew,
-    tasks: Vec<Task>,
-}
-
-impl Lot<'_> {
-    fn begin(&mut self) {
-        if !self.tasks.is_empty() {
-            self.crew.begin_all(&mut self.tasks);
-        }
-    }
-}
-
-impl Drop for Lot<'_> {
-    fn drop(&mut self) {
-        self.begin();
-    }
-}
-
-/// The results of [`ThreadPool::imap`] and [`ThreadPool::imap_unordered`].
-pub struct ThreadImap<'a, I, F, R> {
-    pool: &'a ThreadPool,
-    function: Arc<F>,
-    /// Until they are all taken.
-    items: Option<I>,
-    out: VecDeque<TaskHandle<R>>,
-    is_ordered: bool,
-    /// Items that are taken ahead now.
-    window: usize,
-}
-
-impl<I, F, R> ThreadImap<'_, I, F, R>
-where
-    I: Iterator<Item: Send + 'static>,
-    F: Fn(I::Item) -> R + Send + Sync + 'static,
-    R: Send + 'static,
-{
-    /// Takes items while the window has room, a part of it at a time.
-    fn fill(&mut self) {
-        // With results at hand, items are taken in lots: the threads are woken once for each.
-        let is_due = self.out.len() <= self.window - self.window / 4;
-        let crew = &self.pool.crew;
-        if !is_due || self.items.is_none() || !crew.is_ours() {
-            return;
-        }
-        let mut lot = Lot {
-            crew,
-            tasks: Vec::new(),
-        };
-        let mut since = Instant::now();
-        // Of a closed pool one refusal is enough: those of further items would be the same.
-        let is_closed = crew.lock().is_closed;
-        let most = if is_closed {
-            self.out.len() + 1
-        } else {
-            self.window
-        };
-        while self.out.len() < most {
-            let Some(item) = self.items.as_mut().and_then(Iterator::next) else {
-                self.items = None;
-                break;
-            };
-            let outcomes = Outcomes::one();
-            let function = Arc::clone(&self.function);
-            lot.tasks.push(Task {
-                outcomes: Arc::clone(&outcomes),
-                position: 0,
-                work: Box::new(move || run(move || function(item))),
-            });
-            let handle = TaskHandle::new(outcomes, self.pool.source(), Some(0), unpack);
-            self.out.push_back(handle);
-            if since.elapsed() > SOON {
-                lot.begin();
-                if self.ready().is_some() {
-                    // The items come slowly, and there is something to give meanwhile.
-                    break;
-                }
-                since = Instant::now();
-            }
-        }
-        lot.begin();
-        if is_closed {
-            self.items = None;
-        }
-    }
-
-    /// The next result, if it is there by now.
-    ///
-    /// # Errors
-    /// `TimedOut` if it is not.
-    pub fn try_next(&mut self) -> Result<Option<Result<R, TaskError>>> {
-        self.advance(Some(Instant::now()))
-    }
-
-    /// Waits for the next result, for so long at most. `None` after the last.
-    ///
-    /// # Errors
-    /// `TimedOut` if it has not come by then; nothing is lost, and it may be asked for again.
-    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Result<R, TaskError>>> {
-        self.advance(Instant::now().checked_add(timeout))
-    }
-
-    /// Where there is a result that may be given now.
-    fn ready(&self) -> Option<usize> {
-        let most = if self.is_ordered { 1 } else { self.out.len() };
-        self.out.iter().take(most).position(TaskHandle::is_ready)
-    }
-
-    fn advance(&mut self, deadline: Option<Instant>) -> Result<Option<Result<R, TaskError>>> {
-        self.fill();
-        let crew = &self.pool.crew;
-        if self.out.is_empty() && (self.items.is_none() || crew.is_ours()) {
-            return Ok(None);
-        }
-        crew.check_ours()?;
-        if let Some(at) = self.ready() {
-            return Ok(self.out.remove(at).map(TaskHandle::get));
-        }
-        let helps = WORKS_FOR.get() == Arc::as_ptr(crew).addr();
-        let mut state = crew.lock();
-        loop {
-            if let Some(at) = self.ready() {
-                let n_queued = state.queue.len();
-                drop(state);
-                if n_queued < self.window / 4 {
-                    // So much was done in one wait: the tasks are quick, and waiting is what
-                    // takes time.
-                    self.window = (self.window * 2).clamp(1, AHEAD_MAX.max(self.window));
-                }
-                return Ok(self.out.remove(at).map(TaskHandle::get));
-            }
-            if let Some(task) = helps.then(|| state.queue.pop_front()).flatten() {
-                drop(state);
-                crew.run(task);
-                state = crew.lock();
-                continue;
-            }
-            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Err(Error::new(ErrorKind::TimedOut, "wait for the next result"));
-            }
-            state = crew.wait_for_news(state, left);
-        }
-    }
-}
-
-impl<I, F, R> Iterator for ThreadImap<'_, I, F, R>
-where
-    I: Iterator<Item: Send + 'static>,
-    F: Fn(I::Item) -> R + Send + Sync + 'static,
-    R: Send + 'static,
-{
-    type Item = Result<R, TaskError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self.advance(None) {
-            Ok(next) => next,
-            // Nothing will come any more.
-            Err(error) => {
-                self.out.clear();
-                self.items = None;
-                Some(Err(TaskError::Pool(error)))
-            }
-        }
-    }
-}
-
-impl<I, F, R> Drop for ThreadImap<'_, I, F, R> {
-    fn drop(&mut self) {
-        // From the last on: none is begun meanwhile that would be cancelled later.
-        for handle in self.out.iter().rev() {
-            handle.cancel();
-        }
-    }
-}
-
-impl<I, F, R> fmt::Debug for ThreadImap<'_, I, F, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThreadImap")
-            .field("is_ordered", &self.is_ordered)
-            .field("out", &self.out.len())
-            .finish_non_exhaustive()
     }
 }
 

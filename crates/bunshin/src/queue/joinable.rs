@@ -52,6 +52,16 @@ use crate::transport::channel::Failure;
 pub struct JoinableQueue<T>(Queue<T>);
 
 /// Why joining a queue did not end well.
+///
+/// # Examples
+/// ```
+/// use bunshin::{JoinError, JoinableQueue};
+///
+/// let tasks = JoinableQueue::new()?;
+/// tasks.send(1)?;
+/// assert!(matches!(tasks.try_join(), Err(JoinError::Unfinished)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum JoinError {
@@ -69,6 +79,14 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// As [`Queue::new`].
+    ///
+    /// # Examples
+    /// ```
+    /// let tasks = bunshin::JoinableQueue::new()?;
+    /// tasks.send(1)?;
+    /// assert_eq!(tasks.unfinished(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new() -> Result<Self> {
         Queue::create(0, true).map(Self)
     }
@@ -77,6 +95,14 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// As [`Queue::bounded`].
+    ///
+    /// # Examples
+    /// ```
+    /// let tasks = bunshin::JoinableQueue::bounded(1)?;
+    /// tasks.send(1)?;
+    /// assert!(tasks.try_send(2).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "maxsize")]
     pub fn bounded(capacity: usize) -> Result<Self> {
         Queue::create(bound(capacity)?, true).map(Self)
@@ -86,6 +112,16 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// `InvalidInput` if this process has finished all that it took.
+    ///
+    /// # Examples
+    /// ```
+    /// let tasks = bunshin::JoinableQueue::new()?;
+    /// tasks.send(1)?;
+    /// tasks.recv()?;
+    /// tasks.task_done()?;
+    /// assert!(tasks.task_done().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn task_done(&self) -> Result<()> {
         self.0.inner.task_done()
     }
@@ -96,6 +132,15 @@ impl<T> JoinableQueue<T> {
     }
 
     /// How many items were sent and are not done: those in the queue, and those being worked on.
+    ///
+    /// # Examples
+    /// ```
+    /// let tasks = bunshin::JoinableQueue::new()?;
+    /// tasks.send(1)?;
+    /// tasks.recv()?;
+    /// assert_eq!((tasks.len(), tasks.unfinished()), (0, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn unfinished(&self) -> usize {
         usize::try_from(self.0.inner.unfinished()).unwrap_or(usize::MAX)
@@ -128,6 +173,15 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// [`JoinError::Unfinished`] if not; otherwise as [`join`](Self::join).
+    ///
+    /// # Examples
+    /// ```
+    /// let tasks = bunshin::JoinableQueue::new()?;
+    /// tasks.try_join()?;
+    /// tasks.send(1)?;
+    /// assert!(tasks.try_join().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_join(&self) -> Result<(), JoinError> {
         self.joined(Patience::Never)
     }
@@ -136,6 +190,18 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// [`JoinError::Unfinished`] if they were not in that time; otherwise as [`join`](Self::join).
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{JoinError, JoinableQueue};
+    /// use std::time::Duration;
+    ///
+    /// let tasks = JoinableQueue::new()?;
+    /// tasks.send(1)?;
+    /// let waited = tasks.join_timeout(Duration::from_millis(1));
+    /// assert!(matches!(waited, Err(JoinError::Unfinished)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), JoinError> {
         self.joined(Patience::within(timeout))
     }

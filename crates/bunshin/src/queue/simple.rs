@@ -40,11 +40,28 @@ impl<T> SimpleQueue<T> {
     ///
     /// # Errors
     /// As [`Queue::new`].
+    ///
+    /// # Examples
+    /// ```
+    /// let queue = bunshin::SimpleQueue::new()?;
+    /// queue.send(1)?;
+    /// assert_eq!(queue.recv()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new() -> Result<Self> {
         Queue::new().map(Self)
     }
 
     /// Whether there is no item in the queue.
+    ///
+    /// # Examples
+    /// ```
+    /// let queue = bunshin::SimpleQueue::new()?;
+    /// assert!(queue.is_empty());
+    /// queue.send(1)?;
+    /// assert!(!queue.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "empty")]
     #[must_use]
     pub fn is_empty(&self) -> bool {

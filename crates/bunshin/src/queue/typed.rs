@@ -84,6 +84,14 @@ impl<T> Queue<T> {
     ///
     /// # Errors
     /// `OutOfMemory`, or `Os` where the process has too many files open.
+    ///
+    /// # Examples
+    /// ```
+    /// let queue = bunshin::Queue::new()?;
+    /// queue.send("item".to_string())?;
+    /// assert_eq!(queue.recv()?, "item");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new() -> Result<Self> {
         Self::create(0, false)
     }
@@ -139,6 +147,15 @@ impl<T> Queue<T> {
     }
 
     /// Whether there is no item in the queue.
+    ///
+    /// # Examples
+    /// ```
+    /// let queue = bunshin::Queue::new()?;
+    /// assert!(queue.is_empty());
+    /// queue.send(1)?;
+    /// assert!(!queue.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "empty")]
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -146,6 +163,14 @@ impl<T> Queue<T> {
     }
 
     /// Whether who sends an item now has to wait.
+    ///
+    /// # Examples
+    /// ```
+    /// let queue = bunshin::Queue::bounded(1)?;
+    /// queue.send(1)?;
+    /// assert!(queue.is_full());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "full")]
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -153,6 +178,13 @@ impl<T> Queue<T> {
     }
 
     /// How many items fit; `None` if that is not limited.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(bunshin::Queue::<u8>::bounded(3)?.capacity(), Some(3));
+    /// assert_eq!(bunshin::Queue::<u8>::new()?.capacity(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn capacity(&self) -> Option<usize> {
         self.inner.capacity()
@@ -187,6 +219,15 @@ impl<T> Queue<T> {
     }
 
     /// Whether the queue is closed. There may be items in it still.
+    ///
+    /// # Examples
+    /// ```
+    /// let queue = bunshin::Queue::<u8>::new()?;
+    /// assert!(!queue.is_closed());
+    /// queue.close()?;
+    /// assert!(queue.is_closed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.inner.is_closed()
@@ -266,6 +307,14 @@ impl<T: Serialize> Queue<T> {
     ///
     /// # Errors
     /// `Full` if it has none; otherwise as [`send`](Self::send).
+    ///
+    /// # Examples
+    /// ```
+    /// let queue = bunshin::Queue::bounded(1)?;
+    /// queue.try_send(1)?;
+    /// assert_eq!(queue.try_send(2).unwrap_err().into_inner(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "put_nowait")]
     pub fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
         match self.inner.send(&item, Patience::Never) {
@@ -278,6 +327,17 @@ impl<T: Serialize> Queue<T> {
     ///
     /// # Errors
     /// `Full` if there was none in that time; otherwise as [`send`](Self::send).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let queue = bunshin::Queue::bounded(1)?;
+    /// queue.send(1)?;
+    /// assert!(queue.send_timeout(2, Duration::from_millis(1)).is_err());
+    /// assert_eq!(queue.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_timeout(&self, item: T, timeout: Duration) -> Result<(), TrySendError<T>> {
         match self.inner.send(&item, Patience::within(timeout)) {
             Ok(()) => Ok(()),
@@ -299,6 +359,14 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// # Source
     /// CPython's `Queue.get`.
+    ///
+    /// # Examples
+    /// ```
+    /// let queue = bunshin::Queue::new()?;
+    /// queue.send(vec![1, 2])?;
+    /// assert_eq!(queue.recv()?, [1, 2]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "get")]
     pub fn recv(&self) -> Result<T, RecvError> {
         self.inner.recv(Patience::Forever).map_err(RecvError::from)
@@ -328,6 +396,17 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// # Errors
     /// `Timeout` if there was none in that time; otherwise as [`recv`](Self::recv).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let queue = bunshin::Queue::new()?;
+    /// assert!(queue.recv_timeout(Duration::from_millis(1)).is_err());
+    /// queue.send(1)?;
+    /// assert_eq!(queue.recv_timeout(Duration::from_secs(1))?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
         self.inner
             .recv(Patience::within(timeout))
@@ -337,6 +416,16 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Takes items until the queue is closed and empty.
     ///
     /// What it gives is an error where an item could not be decoded; the next ones still come.
+    ///
+    /// # Examples
+    /// ```
+    /// let queue = bunshin::Queue::new()?;
+    /// queue.send(1)?;
+    /// queue.send(2)?;
+    /// queue.close()?;
+    /// assert_eq!(queue.iter().collect::<bunshin::Result<Vec<_>>>()?, [1, 2]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn iter(&self) -> QueueIter<'_, T> {
         QueueIter {
             queue: self,
@@ -346,6 +435,17 @@ impl<T: DeserializeOwned> Queue<T> {
 }
 
 /// The items that are taken from a [`Queue`] until it is closed and empty.
+///
+/// # Examples
+/// ```
+/// let queue = bunshin::Queue::new()?;
+/// queue.send(1)?;
+/// let mut items = queue.iter();
+/// assert_eq!(items.next().transpose()?, Some(1));
+/// queue.close()?;
+/// assert!(items.next().is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct QueueIter<'a, T> {
     queue: &'a Queue<T>,
