@@ -18,7 +18,7 @@ use crate::shm::ring::End;
 use crate::sys::socket;
 use crate::transport::Patience;
 use crate::transport::channel::{Failure, Side};
-use crate::transport::frame::RAW;
+use crate::transport::frame::{INSIDE_MAX, RAW};
 use crate::transport::sender as untyped;
 
 thread_local! {
@@ -85,7 +85,9 @@ impl<T> Sender<T> {
     }
 
     pub(super) fn bytes(&self, bytes: &[u8], patience: Patience) -> Result<(), Failure> {
-        let mut outgoing = Outgoing::new(Some(self.memory.heap.clone()));
+        // Short ones lie in the ring itself.
+        let heap = (bytes.len() > INSIDE_MAX).then(|| self.memory.heap.clone());
+        let mut outgoing = Outgoing::new(heap);
         self.inner.send(RAW, bytes, &mut outgoing, patience)
     }
 

@@ -35,6 +35,7 @@ impl Patience {
     }
 
     /// The deadline to give to the system.
+    #[inline]
     pub(crate) fn deadline(self) -> Option<Instant> {
         match self {
             Self::Never => Some(Instant::now()),

@@ -169,7 +169,9 @@ impl Receiver {
     }
 
     fn find(&self, state: &mut State, patience: Patience) -> Result<(), Failure> {
-        if self.side.ring.has_data() {
+        // By the tail that was seen last, as long as there is something before it: the sender is
+        // about to write to that line again.
+        if self.side.ring.filled(&mut state.tail).1 != 0 {
             Ok(())
         } else {
             self.wait_for_data(state, patience)

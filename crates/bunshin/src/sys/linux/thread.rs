@@ -127,10 +127,14 @@ pub(crate) fn heir<T>(value: *const T) -> Option<u32> {
 /// This thread's id, as the kernel knows it.
 #[inline]
 pub(crate) fn tid() -> u32 {
-    let tid = TID.get();
-    if tid != 0 {
-        return tid;
+    match TID.get() {
+        0 => ask_tid(),
+        tid => tid,
     }
+}
+
+#[cold]
+fn ask_tid() -> u32 {
     watch_forks();
     let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
     TID.set(tid);
@@ -369,10 +373,16 @@ pub(crate) const WORD_FROM_NODE: isize = -24;
 /// the C library's own mutex.
 const WORD_FROM_NEXT: isize = WORD_FROM_NODE - std::mem::offset_of!(Node, next) as isize;
 
+#[inline]
 fn head() -> io::Result<NonNull<Head>> {
-    if let Some(head) = NonNull::new(HEAD.get()) {
-        return Ok(head);
+    match NonNull::new(HEAD.get()) {
+        Some(head) => Ok(head),
+        None => find_head(),
     }
+}
+
+#[cold]
+fn find_head() -> io::Result<NonNull<Head>> {
     watch_forks();
     let mut head: *mut Head = std::ptr::null_mut();
     let mut len = 0usize;
