@@ -31,6 +31,10 @@ use crate::sys::{socket, thread};
 /// Bytes in blocks that may be out as tasks: with few blocks in turn, each stays warm.
 const BLOCKS_OUT: u64 = 16 << 20;
 
+/// Ticks between two looks for workers that have died, where no batch takes long: about a
+/// millisecond.
+const LOOK_EVERY: u64 = 2_000_000;
+
 /// The pool's parts that change, under one lock.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -65,6 +69,8 @@ pub(crate) struct Core {
     /// Threads that wait for the one who watches.
     pub(crate) n_asleep: usize,
     pub(crate) spin: u64,
+    /// When ends of workers were looked for last, in ticks.
+    looked: u64,
 }
 
 /// A pool's parent side.
@@ -418,6 +424,7 @@ impl Dispatcher {
             is_watched: false,
             n_asleep: 0,
             spin: super::drive::SPIN_MAX / 2,
+            looked: 0,
         };
         for number in 0..n_workers {
             // Those already started end when the core is dropped.
@@ -466,8 +473,13 @@ impl Dispatcher {
         self.check_ours().map_err(TaskError::Pool)?;
         let mut core = self.lock();
         core.check_open()?;
-        // Workers that died while nobody looked are replaced now.
-        core.bury_dead();
+        // Workers that died while nobody looked are replaced now. A call for each worker is too much
+        // for each of many short batches; and who waits for long watches the workers anyway.
+        let now = thread::ticks();
+        if now.wrapping_sub(core.looked) > LOOK_EVERY {
+            core.looked = now;
+            core.bury_dead();
+        }
         Ok(core.state.open_batch())
     }
 

@@ -234,7 +234,7 @@ impl Dispatcher {
 }
 
 fn linger(spin: &mut u64, done: impl Fn() -> bool) -> bool {
-    if thread::cpus() == 1 {
+    if thread::recent_cpus() == 1 {
         return (0..4).any(|_| {
             thread::give_way();
             done()

@@ -195,7 +195,7 @@ impl Worker {
     /// Looks for a task for a while. True if there may be one.
     fn linger(&mut self) -> bool {
         let is_time = |table: &Table| table.has_tasks() || table.is_closing();
-        if thread::cpu() == self.table.parent_cpu() || thread::cpus() == 1 {
+        if thread::cpu() == self.table.parent_cpu() {
             return (0..4).any(|_| {
                 thread::give_way();
                 is_time(&self.table)

@@ -244,6 +244,23 @@ pub(crate) fn cpus() -> usize {
     rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1) as usize)
 }
 
+/// As [`cpus`], as of some milliseconds ago at most: for those who ask again and again.
+pub(crate) fn recent_cpus() -> usize {
+    /// In ticks.
+    const RECENT: u64 = 10_000_000;
+    thread_local! {
+        static KNOWN: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
+    }
+    let (since, known) = KNOWN.get();
+    let now = ticks();
+    if known != 0 && now.wrapping_sub(since) < RECENT {
+        return known;
+    }
+    let cpus = cpus();
+    KNOWN.set((now, cpus));
+    cpus
+}
+
 /// Lets another thread that waits for this processor run.
 #[inline]
 pub(crate) fn give_way() {
