@@ -81,7 +81,7 @@ impl Dispatcher {
         }
     }
 
-    fn sleep<'a>(&'a self, mut core: Held<'a>, deadline: Option<Instant>) -> Held<'a> {
+    pub(crate) fn sleep<'a>(&'a self, mut core: Held<'a>, deadline: Option<Instant>) -> Held<'a> {
         core.n_asleep += 1;
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let mut core = core.wait(&self.changed, left);

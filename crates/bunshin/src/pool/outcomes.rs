@@ -265,6 +265,11 @@ impl Outcomes {
         self.is_ready.load(Ordering::Acquire)
     }
 
+    /// Whether all outcomes are there, and callbacks are yet to be called.
+    pub(crate) fn is_calling(&self) -> bool {
+        self.lock().is_calling
+    }
+
     /// Takes all, once it is ready.
     pub(crate) fn take(&self) -> Taken {
         let mut inner = self.lock();

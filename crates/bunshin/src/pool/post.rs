@@ -18,7 +18,7 @@ use super::drive::LowWater;
 use super::outcomes::{Aftermath, Job, Outcome, Outcomes, Payload, Source};
 use super::state::{Delivery, POSTS, Phase};
 use crate::codec::attachments::Outgoing;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::process::TaskError;
 use crate::shm::heap::Descriptor;
 
@@ -341,9 +341,21 @@ impl Dispatcher {
     /// Takes outcomes in, and under `fork` calls what is to be called: without waiting.
     fn look_for(&self, outcomes: Option<&Outcomes>, deadline: Option<Instant>) -> Result<bool> {
         self.check_ours()?;
-        self.drive(LowWater::Half, deadline, |_| {
-            outcomes.is_some_and(Outcomes::is_ready)
-        })
+        let is_ready = || outcomes.is_some_and(Outcomes::is_ready);
+        let found = self.drive(LowWater::Half, deadline, |_| is_ready());
+        let has_ended = matches!(&found, Err(error) if error.kind() == ErrorKind::Closed);
+        if has_ended && outcomes.is_some_and(|outcomes| outcomes.is_calling() || is_ready()) {
+            // The pool has ended, but not the callbacks: whoever calls them tells when they have.
+            let mut core = self.lock();
+            while !is_ready() {
+                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    return Ok(false);
+                }
+                core = self.sleep(core, deadline);
+            }
+            return Ok(true);
+        }
+        found
     }
 }
 
