@@ -226,11 +226,11 @@ def make_property(name):
     """A property that reads and writes that attribute of the object with the lock held."""
 
     def read(self):
-        with self:
+        with self._lock:
             return getattr(self._obj, name)
 
     def write(self, value):
-        with self:
+        with self._lock:
             setattr(self._obj, name, value)
 
     return property(read, write)

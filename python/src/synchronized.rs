@@ -109,10 +109,7 @@ impl ValueLock {
                 return Err(PyOverflowError::new_err("timeout is not a number"));
             }
             // What is too long to be told is for ever.
-            Some(seconds) => match Duration::try_from_secs_f64(seconds.max(0.0)) {
-                Ok(timeout) => Some(timeout),
-                Err(_) => None,
-            },
+            Some(seconds) => Duration::try_from_secs_f64(seconds.max(0.0)).ok(),
         };
         self.take(py, timeout)
     }
