@@ -5,6 +5,7 @@ others are done, and another worker takes its place.
 """
 
 import builtins
+import collections
 import itertools
 import os
 import threading
@@ -110,6 +111,8 @@ class Pool:
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._processes = processes
+        # Those that are not over, also if nobody wants their results: the work is to be done.
+        self._streams = set()
         method = self._ctx.get_start_method()
         process = self._ctx.Process()
         name = process._name.partition("-")[0].replace("Process", "PoolWorker")
@@ -243,7 +246,15 @@ class Pool:
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
         tasks = self._tasks(func, iterable, chunksize, MAP)
-        return IMapIterator(self, self._native.imap(tasks, ordered))
+        stream = _Stream(self._native.imap(tasks, ordered))
+        self._streams.add(stream)
+        return IMapIterator(self, stream)
+
+    def _over(self, stream):
+        """All that an imap gives has been taken, or is kept for it."""
+        self._streams.discard(stream)
+        if self._state == CLOSE and not self._streams:
+            self._native.close()
 
     def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None):
         """Calls func(*args, **kwds) in a worker; gives a handle on the result."""
@@ -272,11 +283,14 @@ class Pool:
         """Takes no more tasks; the workers end when their work is done."""
         if self._state == RUN:
             self._state = CLOSE
-            self._native.close()
+            # Items of an imap are still to be taken.
+            if not self._streams:
+                self._native.close()
 
     def terminate(self):
         """Ends the workers at once."""
         self._state = TERMINATE
+        self._streams.clear()
         self._terminate()
 
     def join(self):
@@ -285,6 +299,10 @@ class Pool:
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
+        if self._state == CLOSE:
+            for stream in list(self._streams):
+                stream.drain()
+                self._over(stream)
         self._native.join()
         _worker.inherited.pop(self._number, None)
 
@@ -480,12 +498,56 @@ class MapResult(ApplyResult):
         return sum(task.cancel(kill) for task in self._tasks)
 
 
+class _Stream:
+    """What comes of the tasks of an imap, and what of it is kept for later."""
+
+    def __init__(self, results):
+        self._results = results
+        self._kept = collections.deque()
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    def next(self, timeout):
+        """The next outcome; `TimeoutError` if it does not come in that time."""
+        if not self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+            raise builtins.TimeoutError
+        try:
+            if self._kept:
+                return self._kept.popleft()
+            if self._is_over:
+                raise StopIteration
+            return self._take(timeout)
+        finally:
+            self._lock.release()
+
+    def drain(self):
+        """Waits for all of it, and keeps it."""
+        while True:
+            with self._lock:
+                if self._is_over:
+                    return
+                try:
+                    self._kept.append(self._take(None))
+                except StopIteration:
+                    return
+                except Exception as error:
+                    self._kept.append((False, error))
+
+    def _take(self, timeout):
+        try:
+            return self._results.next(timeout)
+        except StopIteration:
+            self._is_over = True
+            self._results.close()
+            raise
+
+
 class IMapIterator:
     """The results of an imap."""
 
-    def __init__(self, pool, results):
+    def __init__(self, pool, stream):
         self._pool = pool
-        self._results = results
+        self._stream = stream
         self._items = iter(())
 
     def __iter__(self):
@@ -497,7 +559,10 @@ class IMapIterator:
             return item
         while True:
             try:
-                done = self._results.next(timeout)
+                done = self._stream.next(timeout)
+            except StopIteration:
+                self._pool._over(self._stream)
+                raise
             except builtins.TimeoutError:
                 raise TimeoutError from None
             self._items = iter(_result(done))

@@ -232,6 +232,48 @@ def test_a_map_that_fails_keeps_nothing_of_the_pool(context):
                 pool.join()
 
 
+@pytest.mark.parametrize("count", [5, 5000])
+def test_an_imap_is_done_when_its_pool_is_joined(context, count):
+    pool = context.Pool(2)
+    results = pool.imap(square, range(count))
+    others = pool.imap_unordered(square, range(count), chunksize=7)
+    assert next(results) == 0
+    pool.close()
+    pool.join()
+    assert list(results) == [number * number for number in range(1, count)]
+    assert sorted(others) == [number * number for number in range(count)]
+    assert list(others) == []
+
+
+def test_an_imap_that_nobody_reads_is_done_too(context, tmp_path):
+    pool = context.Pool(2)
+    pool.imap_unordered(os.mkdir, [str(tmp_path / str(number)) for number in range(30)])
+    pool.close()
+    pool.join()
+    assert len(list(tmp_path.iterdir())) == 30
+
+
+def test_calls_whose_handles_nobody_keeps_are_done_too(context, tmp_path):
+    pool = context.Pool(2)
+    for number in range(20):
+        pool.apply_async(os.mkdir, (str(tmp_path / str(number)),))
+    pool.map_async(os.mkdir, [str(tmp_path / str(number)) for number in range(20, 40)], 1)
+    pool.close()
+    pool.join()
+    assert len(list(tmp_path.iterdir())) == 40
+
+
+def test_an_imap_ends_with_its_terminated_pool(context):
+    pool = context.Pool(2)
+    results = pool.imap(nap, [600] * 50)
+    with pytest.raises(mp.TimeoutError):
+        results.next(0.05)
+    pool.terminate()
+    pool.join()
+    with pytest.raises(mp.ProcessError):
+        next(results)
+
+
 HUNG = """
 import sys, time
 import bunshin as mp
