@@ -1,5 +1,6 @@
 """What a child that is no copy of its parent begins with."""
 
+import atexit
 import contextlib
 import json
 import os
@@ -30,13 +31,17 @@ def command():
 def main():
     """Is a child, or the server that makes them."""
     main, path, modules = json.loads(sys.argv.pop())
+    global _is_server
     if os.environ["BUNSHIN_START"].startswith("server:"):
+        _is_server = True
         _preload(main, path, modules)
     ended = _native.run_child()
     if ended is None:
         sys.exit("bunshin: this is how children are started, not programs")
     code, is_copy = ended
     if is_copy:
+        if _has_own_handlers:
+            atexit._run_exitfuncs()
         util._flush_std_streams()
         os._exit(code)
     sys.exit(code)
@@ -132,7 +137,18 @@ def prepare(given):
     context._default_context.set_start_method(given["start_method"], force=True)
 
 
+#: Whether this process is the server of others, or a copy of it.
+_is_server = False
+
+#: Whether what is registered for the exit was registered by this process, and not by the server.
+_has_own_handlers = False
+
+
 def run(process_obj):
     """Runs a process object that was unpickled; gives the exit code."""
+    global _has_own_handlers
+    if _is_server:
+        atexit._clear()
+        _has_own_handlers = True
     process.current_process().__dict__.pop("_inheriting", None)
     return process_obj._bootstrap(parent_sentinel=_parent_sentinel)

@@ -1,5 +1,6 @@
 """Processes as their users meet them, under each start method."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -161,6 +162,19 @@ def test_a_closed_process_cannot_be_asked(context):
     for ask in (lambda: child.pid, child.is_alive, child.join, child.terminate):
         with pytest.raises(ValueError):
             ask()
+
+
+def leave_mark(path):
+    atexit.register(os.mkdir, path)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_what_a_child_registers_for_its_exit_is_run(method, tmp_path):
+    path = str(tmp_path / "mark")
+    child = mp.get_context(method).Process(target=leave_mark, args=(path,))
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0 and os.path.isdir(path)
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
