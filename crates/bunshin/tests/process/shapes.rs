@@ -297,7 +297,7 @@ fn none_to_eight_arguments_cross() {
 
 #[test]
 fn large_arguments_and_results_cross() {
-    let _guard = guard(120);
+    let _guard = guard(170);
     under_each_start_method(|method| {
         for len in [32 << 10, (32 << 10) + 1, 1 << 20, 64 << 20] {
             let bytes: Vec<u8> = (0..len).map(|i: usize| (i % 251) as u8).collect();
