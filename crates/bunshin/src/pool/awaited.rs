@@ -42,7 +42,7 @@ impl<R> Drop for Await<R> {
 /// What `.await` makes of a [`TaskHandle`].
 ///
 /// Dropping it changes nothing: the task is done all the same, and its result is not kept.
-/// What it borrows it awaits: `(&mut future).await` in a `select!` keeps it for another time.
+/// Awaiting `&mut future`, as in a `select!`, keeps it for another time.
 ///
 /// # Errors
 /// As [`TaskHandle::get`]; and [`TaskError::Pool`] with kind `Unsupported` for a pool of

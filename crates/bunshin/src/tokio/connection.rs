@@ -20,9 +20,9 @@ use crate::transport::sender::Room;
 ///
 /// # Errors
 /// As those of [`Receiver`](crate::Receiver): when the sending end is closed or its process
-/// dies, what was sent before is still received, then follows `Disconnected`. In a process that
-/// has a copy of the end which was forked or sent away while this one is awaited, the two keep
-/// messages from each other: share a [`Queue`](crate::Queue) instead.
+/// dies, what was sent before is still received, then follows `Disconnected`. An end is to be
+/// awaited in one process at a time: where another process has a copy of it and receives too,
+/// each may take the other's wake-ups. Share a [`Queue`](crate::Queue) instead.
 ///
 /// # Examples
 /// ```
