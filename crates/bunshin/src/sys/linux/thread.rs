@@ -344,7 +344,7 @@ pub(crate) fn doze(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -
         return false;
     }
     // A signal that came just before the sleep has not ended it.
-    if !interrupt::is_pending() && left > LOOK_AGAIN {
+    if !interrupt::is_pending() {
         interrupt::is_wanted();
     }
     true
