@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::measure::Result;
 use crate::peers::{
     bare, bunshin, bunshin_queue, bunshin_sync, cpython, cpython_pool, crossmist, iceoryx2,
-    ipc_channel, manager, memcpy, parking_lot, posix, procspawn, python, rayon, ring,
+    ipc_channel, manager, memcpy, parking_lot, posix, procspawn, python, rayon, records, ring,
     shared_memory, smaller, stream, threads,
 };
 use crate::workload::{Pattern, Work};
@@ -605,6 +605,18 @@ pub const ROWS: &[Row] = &[
             ours("bunshin ThreadPool", smaller::thread_pool_burst),
             ours("bunshin ThreadPool, imap", smaller::thread_pool_imap),
             peer("rayon (threads)", rayon::pool_burst),
+        ],
+        goals: &[],
+    },
+    Row {
+        name: "records",
+        title: "Events of a child that its parent gets, each",
+        unit: Unit::MillionsPerSecond,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: &[
+            ours("bunshin log::forward", records::forwarded),
+            peer("lines over a pipe", records::lines),
         ],
         goals: &[],
     },

@@ -17,6 +17,7 @@ pub mod posix;
 pub mod procspawn;
 pub mod python;
 pub mod rayon;
+pub mod records;
 pub mod ring;
 pub mod shared_memory;
 pub mod smaller;

@@ -169,8 +169,8 @@ mod tests {
 
     #[test]
     fn a_row_has_what_lies_in_it_and_no_more() {
-        let memory = SharedMemory::new(64).unwrap();
         for size in [1, 2, 4, 8] {
+            let memory = SharedMemory::new(64).unwrap();
             let row = Row::new(&memory, 16, size, 3).unwrap();
             row.store(2, 0xff_fedc_ba98_7654);
             let kept = u64::MAX >> (64 - 8 * size);
@@ -181,6 +181,7 @@ mod tests {
             assert!(Row::new(&memory, 16, size, 48 / size + 1).is_err());
             assert!(Row::new(&memory, 16, size, usize::MAX).is_err());
         }
+        let memory = SharedMemory::new(64).unwrap();
         assert!(Row::new(&memory, 4, 8, 1).is_err(), "not aligned");
         assert!(Row::new(&memory, 0, 3, 1).is_err(), "no size");
     }
