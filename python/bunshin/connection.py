@@ -261,6 +261,9 @@ def address_type(address):
     """The family that an address belongs to."""
     if type(address) is tuple:
         return "AF_INET"
+    if type(address) is str and address.startswith("\\\\"):
+        # A pipe of Windows, which no socket here can be.
+        return "AF_PIPE"
     if type(address) is str or (type(address) is bytes and address[:1] == b"\0"):
         return "AF_UNIX"
     raise ValueError(f"address type of {address!r} unrecognized")

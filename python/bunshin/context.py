@@ -35,6 +35,22 @@ class LostItems(ProcessError):
         return f"{self.count} objects were lost with processes that ended"
 
 
+def is_fork(ctx):
+    """Whether what is made with this context is for forked children."""
+    return (ctx or _default_context).get_start_method() == "fork"
+
+
+def assert_sharing(obj):
+    """Refuses what is not on its way to a child, or was made for forked children only."""
+    assert_spawning(obj)
+    # It would work here. It is an error as in `multiprocessing`, which documents it as one.
+    if obj._is_fork_ctx:
+        raise RuntimeError(
+            "A SemLock created in a fork context is being shared with a process that is started "
+            "otherwise; make the object with the context of that process"
+        )
+
+
 class _Popen:
     """A child that is started by the engine."""
 

@@ -31,13 +31,15 @@ class Queue(_native.Queue):
 
     __class_getitem__ = classmethod(types.GenericAlias)
     _joinable = False
+    _is_fork_ctx = False
 
     def __init__(self, maxsize=0, *, ctx=None):
+        self._is_fork_ctx = context.is_fork(ctx)
         self._maxsize = maxsize if maxsize > 0 else SEM_VALUE_MAX
         self._open(max(maxsize, 0), self._joinable)
 
     def __reduce__(self):
-        context.assert_spawning(self)
+        context.assert_sharing(self)
         return _rebuild, (type(self), self._shared(), self._maxsize)
 
     def join_thread(self):
@@ -82,10 +84,12 @@ class SimpleQueue(_native.SimpleQueue):
     """A queue with `put`, `get`, `empty` and `close`."""
 
     __class_getitem__ = classmethod(types.GenericAlias)
+    _is_fork_ctx = False
 
     def __init__(self, *, ctx=None):
+        self._is_fork_ctx = context.is_fork(ctx)
         self._open()
 
     def __reduce__(self):
-        context.assert_spawning(self)
+        context.assert_sharing(self)
         return _rebuild, (type(self), self._shared(), None)

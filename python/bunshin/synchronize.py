@@ -38,8 +38,10 @@ class SemLock(_native.SemLock):
     """What locks and semaphores have in common."""
 
     _what = "semaphore"
+    _is_fork_ctx = False
 
     def __init__(self, kind, value, maxvalue, *, ctx=None):
+        self._is_fork_ctx = context.is_fork(ctx)
         if kind == RECURSIVE_MUTEX:
             self._open("rlock")
         elif maxvalue == 1:
@@ -50,7 +52,7 @@ class SemLock(_native.SemLock):
             self._open("semaphore", value, value == maxvalue)
 
     def __reduce__(self):
-        context.assert_spawning(self)
+        context.assert_sharing(self)
         return _rebuild, (type(self), self._shared())
 
     def _arrive(self, shared):
@@ -77,6 +79,7 @@ class Semaphore(SemLock):
     """
 
     def __init__(self, value=1, *, ctx=None):
+        self._is_fork_ctx = context.is_fork(ctx)
         self._open("semaphore", value)
 
     def get_value(self):
@@ -91,6 +94,7 @@ class BoundedSemaphore(Semaphore):
     """A semaphore that never has more permits than it began with."""
 
     def __init__(self, value=1, *, ctx=None):
+        self._is_fork_ctx = context.is_fork(ctx)
         self._most = value
         self._open("semaphore", value, True)
 
@@ -116,6 +120,7 @@ class Lock(SemLock):
     _what = "lock"
 
     def __init__(self, *, ctx=None):
+        self._is_fork_ctx = context.is_fork(ctx)
         self._open("lock")
 
     def __repr__(self):
@@ -131,6 +136,7 @@ class RLock(SemLock):
     _what = "rlock"
 
     def __init__(self, *, ctx=None):
+        self._is_fork_ctx = context.is_fork(ctx)
         self._open("rlock")
 
     def __repr__(self):
@@ -216,11 +222,14 @@ class Condition(_native.Condition):
 class Event(_native.Event):
     """A flag that processes wait for."""
 
+    _is_fork_ctx = False
+
     def __init__(self, *, ctx=None):
+        self._is_fork_ctx = context.is_fork(ctx)
         self._open()
 
     def __reduce__(self):
-        context.assert_spawning(self)
+        context.assert_sharing(self)
         return _rebuild, (type(self), self._shared())
 
     def _arrive(self, shared):
@@ -237,13 +246,16 @@ class Barrier(threading.Barrier):
     It breaks if one that waits there is killed.
     """
 
+    _is_fork_ctx = False
+
     def __init__(self, parties, action=None, timeout=None, *, ctx=None):
+        self._is_fork_ctx = context.is_fork(ctx)
         self._native = _native.Barrier(parties)
         self._action = action
         self._timeout = timeout
 
     def __reduce__(self):
-        context.assert_spawning(self)
+        context.assert_sharing(self)
         return _rebuild, (type(self), self._native._shared(), self._action, self._timeout)
 
     def _arrive(self, shared, action, timeout):
