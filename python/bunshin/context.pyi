@@ -28,7 +28,7 @@ class LostItems(ProcessError):
     count: int
     def __init__(self, count: int) -> None: ...
 
-class ForkContext(_own.ForkContext):
+class _Methods:
     def Pool(
         self,
         processes: int | None = None,
@@ -37,32 +37,11 @@ class ForkContext(_own.ForkContext):
         maxtasksperchild: int | None = None,
     ) -> _Pool: ...
 
-class SpawnContext(_own.SpawnContext):
-    def Pool(
-        self,
-        processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: int | None = None,
-    ) -> _Pool: ...
+class ForkContext(_Methods, _own.ForkContext): ...
+class SpawnContext(_Methods, _own.SpawnContext): ...
+class ForkServerContext(_Methods, _own.ForkServerContext): ...
 
-class ForkServerContext(_own.ForkServerContext):
-    def Pool(
-        self,
-        processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: int | None = None,
-    ) -> _Pool: ...
-
-class DefaultContext(_own.DefaultContext):
-    def Pool(
-        self,
-        processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: int | None = None,
-    ) -> _Pool: ...
+class DefaultContext(_Methods, _own.DefaultContext):
     @overload
     def get_context(self, method: None = None) -> DefaultContext: ...
     @overload
