@@ -22,7 +22,7 @@ def echo(connection):
 
 def swallow(connection):
     while (item := connection.recv()) is not None:
-        if item == "all":
+        if isinstance(item, str):
             connection.send("got")
         del item
 
