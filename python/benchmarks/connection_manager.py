@@ -104,6 +104,7 @@ def manager_get(mp):
 
 def get_on_demand(held, connection):
     held.get("key")
+    connection.send("ready")
     while (count := connection.recv()) is not None:
         for _ in range(count):
             held.get("key")
@@ -120,6 +121,9 @@ def manager_get_by_four(mp):
         child.start()
         there.close()
         clients.append((here, child))
+    # The proxy lives here until each has its own.
+    for here, _ in clients:
+        here.recv()
 
     def work():
         for here, _ in clients:
