@@ -48,9 +48,9 @@ const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(crate) struct RawLock {
-    word: AtomicU32,
+    pub(super) word: AtomicU32,
     _shape: [Unused; 5],
-    node: Node,
+    pub(super) node: Node,
 }
 
 #[cfg(not(loom))]
@@ -113,7 +113,7 @@ impl RawLock {
     }
 
     /// Takes the lock if the value seen has no owner; `keep` is added to the word.
-    fn take_unowned(&self, seen: u32, tid: u32, keep: u32) -> Option<Taken> {
+    pub(super) fn take_unowned(&self, seen: u32, tid: u32, keep: u32) -> Option<Taken> {
         if seen & OWNER != 0 {
             return None;
         }

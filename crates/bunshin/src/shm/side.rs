@@ -45,36 +45,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::atomic::{AtomicU32, Ordering, Unused, fence};
-use super::lock::{Refused, Taken};
-use super::segment::Shared;
-use super::system::{self as thread, Node, OWNER, OWNER_DIED, Pending, WAITERS};
+use super::atomic::{AtomicU32, Ordering, fence};
+use super::lock::{RawLock, Refused, Taken};
+use super::system::{self as thread, OWNER, OWNER_DIED, Pending, WAITERS};
 
 /// Tries before a thread goes to sleep while another one is inside.
 const SPINS: u32 = if cfg!(loom) { 1 } else { 200 };
-
-/// The lock's part of a side; 40 bytes in the shape of [`RawLock`](super::lock::RawLock),
-/// valid when zeroed.
-#[repr(C)]
-#[derive(Debug, Default)]
-pub(crate) struct SideLock {
-    word: AtomicU32,
-    _shape: [Unused; 5],
-    node: Node,
-}
-
-#[cfg(not(loom))]
-const _: () = assert!(size_of::<SideLock>() == 40);
-#[cfg(not(loom))]
-const _: () = assert!(
-    std::mem::offset_of!(SideLock, node) as isize + thread::WORD_FROM_NODE
-        == std::mem::offset_of!(SideLock, word) as isize
-);
-
-// SAFETY: the node is touched by the thread that holds the word, nobody else.
-unsafe impl Sync for SideLock {}
-// SAFETY: as above; zeros and every other pattern are valid.
-unsafe impl Shared for SideLock {}
 
 /// Why nobody got in.
 #[derive(Debug)]
@@ -140,7 +116,7 @@ impl Until {
 /// A view of a side in a segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Side<'a> {
-    pub(crate) lock: &'a SideLock,
+    pub(crate) lock: &'a RawLock,
     pub(crate) wanted: &'a AtomicU32,
 }
 
@@ -148,43 +124,9 @@ impl Side<'_> {
     /// Enters if nobody is inside, whatever is behind it.
     #[inline]
     pub(crate) fn try_enter(&self) -> Result<Taken, Shut> {
-        let tid = thread::tid();
-        let Self { lock, .. } = *self;
-        let pending =
-            Pending::begin(&lock.node).map_err(|error| Shut::Never(Refused::Unsupported(error)))?;
-        let taken = match lock
-            .word
-            .compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed)
-        {
-            Ok(_) => Some(Taken::Clean),
-            Err(seen) => self.take(seen, tid, 0),
-        };
-        if taken.is_some() {
-            pending.link(&lock.node);
-        }
-        pending.end();
-        taken.ok_or_else(|| {
-            if lock.word.load(Ordering::Relaxed) & OWNER == tid {
-                Shut::Never(Refused::Own)
-            } else {
-                Shut::Held
-            }
-        })
-    }
-
-    fn take(&self, seen: u32, tid: u32, keep: u32) -> Option<Taken> {
-        if seen & OWNER != 0 {
-            return None;
-        }
-        let new = tid | (seen & WAITERS) | keep;
-        self.lock
-            .word
-            .compare_exchange(seen, new, Ordering::Acquire, Ordering::Relaxed)
-            .ok()?;
-        Some(if seen & OWNER_DIED != 0 {
-            Taken::Abandoned
-        } else {
-            Taken::Clean
+        self.lock.try_lock().map_err(|refused| match refused {
+            Refused::Held => Shut::Held,
+            other => Shut::Never(other),
         })
     }
 
@@ -221,7 +163,7 @@ impl Side<'_> {
             let is_free = seen & OWNER == 0;
             let ready = is_ready();
             if is_free && (ready || seen & OWNER_DIED != 0) {
-                if let Some(taken) = self.take(seen, tid, slept) {
+                if let Some(taken) = self.lock.take_unowned(seen, tid, slept) {
                     pending.link(&self.lock.node);
                     break Ok(taken);
                 }
@@ -348,6 +290,6 @@ impl Side<'_> {
 impl Side<'_> {
     /// What the kernel does to this side when the thread that calls this has been killed.
     pub(super) fn thread_ended(&self) {
-        thread::thread_ended(&self.lock.word, &self.lock.node);
+        self.lock.thread_ended();
     }
 }

@@ -1,8 +1,8 @@
 //! A queue's header: what both sides look at, and what each side goes on from.
 
 use super::super::atomic::{AtomicU32, AtomicU64, Unused};
+use super::super::lock::RawLock;
 use super::super::segment::Shared;
-use super::super::side::SideLock;
 
 /// Chunks that wait to be used again.
 pub(super) const FREE: u64 = 16;
@@ -52,7 +52,7 @@ pub(super) struct Header {
     pub(super) lit: AtomicU32,
     _signals: [Unused; 9],
 
-    pub(super) producers: SideLock,
+    pub(super) producers: RawLock,
     /// What a producer has last seen of `taken`.
     pub(super) taken_seen: AtomicU64,
     _producers: [Unused; 4],
@@ -61,7 +61,7 @@ pub(super) struct Header {
     pub(super) producer_cpu: AtomicU32,
     _sent: [Unused; 13],
 
-    pub(super) consumers: SideLock,
+    pub(super) consumers: RawLock,
     /// What a consumer has last seen of `sent`.
     pub(super) sent_seen: AtomicU64,
     _consumers: [Unused; 4],

@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use super::super::atomic::{AtomicU32, AtomicU64, Ordering, Unused};
 use super::super::layout::{QUEUE_FIXED, QUEUE_HOLDERS, QUEUE_TASKS};
+use super::super::lock::RawLock;
 use super::super::segment::{Segment, Shared};
-use super::super::side::{Limit, Shut, Side, SideLock};
+use super::super::side::{Limit, Shut, Side};
 use super::OnTake;
 use crate::error::{Error, ErrorKind, Result};
 
 #[repr(C, align(64))]
 #[cfg_attr(loom, derive(Default))]
 struct Head {
-    finished: SideLock,
+    finished: RawLock,
     finished_wanted: AtomicU32,
     /// Lines that were ever used.
     used: AtomicU32,
