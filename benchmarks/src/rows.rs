@@ -195,6 +195,14 @@ const WAKE_UP_GOALS: &[Goal] = &[
     goal("bunshin Semaphore", Limit::Times(1.1, "sem_t")),
 ];
 
+const BARRIERS: &[Entry] = &[
+    ours("bunshin Barrier", bunshin_sync::barrier_meetings),
+    peer("pthread_barrier", posix::barrier_meetings),
+    peer("std (threads)", threads::barrier_meetings),
+];
+
+const BARRIER_GOALS: &[Goal] = &[goal("bunshin Barrier", Limit::Times(1.1, "pthread_barrier"))];
+
 pub const ROWS: &[Row] = &[
     Row {
         name: "round-trip-8",
@@ -536,6 +544,27 @@ pub const ROWS: &[Row] = &[
         time_limit: SHORT,
         entries: WAKE_UPS,
         goals: WAKE_UP_GOALS,
+    },
+    Row {
+        name: "barrier",
+        title: "Two processes meet at a barrier, each on a core of its own",
+        unit: Unit::Micros,
+        work: Work::NONE,
+        time_limit: SHORT,
+        entries: BARRIERS,
+        goals: BARRIER_GOALS,
+    },
+    Row {
+        name: "barrier-one-core",
+        title: "Two processes meet at a barrier, both on one core",
+        unit: Unit::Micros,
+        work: Work {
+            one_core: true,
+            ..Work::NONE
+        },
+        time_limit: SHORT,
+        entries: BARRIERS,
+        goals: BARRIER_GOALS,
     },
     Row {
         name: "pool-burst",

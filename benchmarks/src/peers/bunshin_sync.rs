@@ -1,10 +1,10 @@
 //! Bunshin's locks and signals, through its public interface.
 
-use bunshin::{Condition, Event, Lock, RLock, Semaphore, Value};
+use bunshin::{Barrier, Condition, Event, Lock, RLock, Semaphore, Value};
 
 use crate::measure::Result;
 use crate::workload::Work;
-use crate::workload::locks::{self, Excludes, Far, Signals};
+use crate::workload::locks::{self, Excludes, Far, Meets, Signals};
 
 struct ByLock(Lock);
 
@@ -84,6 +84,13 @@ impl Signals for BySemaphores {
     }
 }
 
+impl Meets for Barrier {
+    fn meet(&self) -> Result<()> {
+        self.wait()?;
+        Ok(())
+    }
+}
+
 pub fn lock_pair(work: &Work) -> Result<f64> {
     locks::pair(work, ByLock(Lock::new()?))
 }
@@ -120,4 +127,8 @@ pub fn event_round_trip(work: &Work) -> Result<f64> {
 pub fn semaphore_round_trip(work: &Work) -> Result<f64> {
     let semaphores = [Semaphore::new(0)?, Semaphore::new(0)?];
     locks::round_trip(work, Far::Process, BySemaphores(semaphores))
+}
+
+pub fn barrier_meetings(work: &Work) -> Result<f64> {
+    locks::meetings(work, Far::Process, Barrier::new(2)?)
 }

@@ -1,11 +1,12 @@
-//! The C library's own: robust mutexes, conditions and semaphores in memory that processes share.
+//! The C library's own: robust mutexes, conditions, semaphores and barriers in memory that processes
+//! share.
 
 use std::cell::UnsafeCell;
 use std::io;
 
 use crate::measure::Result;
 use crate::workload::Work;
-use crate::workload::locks::{self, Excludes, Far, Signals};
+use crate::workload::locks::{self, Excludes, Far, Meets, Signals};
 
 fn check(status: libc::c_int) -> Result<()> {
     if status == 0 {
@@ -147,6 +148,41 @@ impl Signals for Semaphores {
     }
 }
 
+/// A barrier in shared memory.
+struct Barrier(&'static UnsafeCell<libc::pthread_barrier_t>);
+
+// SAFETY: the C library's barriers are for many threads.
+unsafe impl Sync for Barrier {}
+// SAFETY: as above.
+unsafe impl Send for Barrier {}
+
+impl Barrier {
+    fn new(parties: u32) -> Result<Barrier> {
+        let barrier: &'static UnsafeCell<libc::pthread_barrier_t> = locks::shared()?;
+        // SAFETY: attributes are plain data that the next call initialises.
+        let mut kind: libc::pthread_barrierattr_t = unsafe { std::mem::zeroed() };
+        // SAFETY: there is room for attributes.
+        check(unsafe { libc::pthread_barrierattr_init(&mut kind) })?;
+        let process_shared = libc::PTHREAD_PROCESS_SHARED;
+        // SAFETY: the attributes are initialised.
+        check(unsafe { libc::pthread_barrierattr_setpshared(&mut kind, process_shared) })?;
+        // SAFETY: the barrier is not in use, and stays where it is.
+        check(unsafe { libc::pthread_barrier_init(barrier.get(), &kind, parties) })?;
+        Ok(Barrier(barrier))
+    }
+}
+
+impl Meets for Barrier {
+    fn meet(&self) -> Result<()> {
+        // SAFETY: initialised, and mapped for good.
+        match unsafe { libc::pthread_barrier_wait(self.0.get()) } {
+            // One of the parties is told that it is the one.
+            libc::PTHREAD_BARRIER_SERIAL_THREAD => Ok(()),
+            status => check(status),
+        }
+    }
+}
+
 pub fn robust_pair(work: &Work) -> Result<f64> {
     locks::pair(work, Mutex::new(true)?)
 }
@@ -174,4 +210,8 @@ pub fn condition_round_trip(work: &Work) -> Result<f64> {
 
 pub fn semaphore_round_trip(work: &Work) -> Result<f64> {
     locks::round_trip(work, Far::Process, Semaphores::new(0)?)
+}
+
+pub fn barrier_meetings(work: &Work) -> Result<f64> {
+    locks::meetings(work, Far::Process, Barrier::new(2)?)
 }

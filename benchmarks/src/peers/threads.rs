@@ -1,11 +1,13 @@
-//! Channels between threads: `crossbeam-channel` and `flume`. They share memory, copy no item
-//! to another process, and cannot be killed: the ceiling.
+//! Between threads: the channels of `crossbeam-channel` and `flume`, and `std`'s barrier. They share
+//! memory, copy no item to another process, and cannot be killed: the ceiling.
 
+use std::sync::Barrier;
 use std::thread;
 
 use crate::measure::{self, Result};
 use crate::workload::Work;
 use crate::workload::link::{self, TypedLink, Values};
+use crate::workload::locks::{self, Far, Meets};
 use crate::workload::queue::{self, N_EACH, Numbers};
 
 /// Two ends of the same kind of channel, of one thread.
@@ -85,4 +87,16 @@ fn shared<N: Numbers + Clone + Send>(work: &Work, items: N, orders: N, reports: 
         }
         queue::drive(work, &items, &orders, &reports)
     })
+}
+
+impl Meets for Barrier {
+    fn meet(&self) -> Result<()> {
+        self.wait();
+        Ok(())
+    }
+}
+
+/// Two threads at a barrier.
+pub fn barrier_meetings(work: &Work) -> Result<f64> {
+    locks::meetings(work, Far::Thread, Barrier::new(2))
 }

@@ -24,6 +24,11 @@ pub trait Signals: Sync {
     fn wait(&self, side: usize) -> Result<()>;
 }
 
+/// A point that both sides pass together.
+pub trait Meets: Sync {
+    fn meet(&self) -> Result<()>;
+}
+
 /// Where the other side runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Far {
@@ -157,6 +162,32 @@ pub fn round_trip<S: Signals + Send + 'static>(work: &Work, far: Far, signals: S
         for _ in 0..n_items {
             signals.signal(0)?;
             signals.wait(1)?;
+        }
+        Ok(())
+    })
+}
+
+/// Seconds from one meeting at a barrier to the next.
+pub fn meetings<M: Meets + Send + 'static>(work: &Work, far: Far, barrier: M) -> Result<f64> {
+    let barrier: &'static M = Box::leak(Box::new(barrier));
+    let board: &'static Board = shared()?;
+    let (near_core, far_core) = work.cores()?;
+    let count = |own: &AtomicU64| own.store(own.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    start_far(far, far_core, move || {
+        count(&board.far);
+        barrier.meet()
+    })?;
+    measure::pin(near_core)?;
+    measure::seconds_each(work.budget, u64::MAX, |n_items| {
+        for _ in 0..n_items {
+            count(&board.near);
+            barrier.meet()?;
+            // The other side may be on its way to the next meeting, and no further.
+            let near = board.near.load(Ordering::Relaxed);
+            let far = board.far.load(Ordering::Relaxed);
+            if far != near && far != near + 1 {
+                return Err(format!("meeting {near} of this side was {far} of the other").into());
+            }
         }
         Ok(())
     })
