@@ -307,6 +307,7 @@ impl Server {
                     waiting: None,
                     is_polled: false,
                     last_used: thread::ticks(),
+                    client_cpu: None,
                 };
                 self.links.insert(number, link);
                 Role::Calls(owner)

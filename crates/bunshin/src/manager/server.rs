@@ -55,6 +55,11 @@ pub(super) struct Start {
 const SPIN: u64 = 150_000;
 /// Ticks between two looks at everything but polled connections.
 const LOOK_EVERY: u64 = 60_000;
+/// Ticks after which a client on another processor is not expected to send again at once.
+const PAUSE: u64 = 10_000;
+/// Ticks between two times that the server gives way to clients on its own processor while others
+/// are being served; as long as a wake-up, which they would else wait for.
+const TURN: u64 = 150_000;
 /// Ticks after which a connection that was quiet is not polled any more.
 const QUIET: u64 = 4_000_000;
 
@@ -80,6 +85,8 @@ pub(super) struct Link {
     pub(super) waiting: Option<(Caller, Arc<Slot>)>,
     pub(super) is_polled: bool,
     pub(super) last_used: u64,
+    /// The processor that the client was on when that was last looked at.
+    pub(super) client_cpu: Option<u32>,
 }
 
 pub(super) struct Server {
@@ -99,6 +106,8 @@ pub(super) struct Server {
     pub(super) look_at_guests: Option<Instant>,
     pub(super) inbox: Arc<Inbox>,
     polled: Vec<u64>,
+    /// When clients on this thread's processor last had their turn.
+    last_turn: u64,
     deadlines: BinaryHeap<Reverse<(Instant, u64, u32)>>,
     last: u64,
     pub(super) sessions: usize,
@@ -139,6 +148,7 @@ pub(super) fn serve(start: Start) -> Result<()> {
         leases: HashMap::new(),
         links: Numbered::default(),
         polled: Vec::new(),
+        last_turn: 0,
         deadlines: BinaryHeap::new(),
         last: 0,
         sessions: 0,
@@ -157,6 +167,16 @@ pub(super) fn serve(start: Start) -> Result<()> {
 }
 
 impl Link {
+    /// Looks which processor the client was on when it last waited for an answer.
+    ///
+    /// Not done for each call, as the client writes to that line of memory again and again.
+    fn look_for_client(&mut self) {
+        self.client_cpu = match &self.wire {
+            Wire::Near(connection) => connection.sender().untyped().side.ring.cpu(End::Receiver),
+            Wire::Far(_) => None,
+        };
+    }
+
     /// Has the client ring when it sends; true if it has sent something already.
     fn begin_watch(&self) -> bool {
         self.wire.receiver().is_some_and(Receiver::begin_watch)
@@ -188,31 +208,51 @@ impl Server {
                 self.poller.look(&mut ready).map_err(waited)?;
                 self.attend(&mut ready, now);
                 looked = now;
-            } else if !was_busy {
-                if now.wrapping_sub(served) > SPIN || self.polled.is_empty() {
-                    self.sleep(&mut ready)?;
-                    looked = thread::ticks();
-                    served = looked;
-                } else if self.shares_processor() {
-                    thread::give_way();
-                } else {
-                    (0..8).for_each(|_| std::hint::spin_loop());
-                }
+            } else if !was_busy && (now.wrapping_sub(served) > SPIN || self.polled.is_empty()) {
+                self.sleep(&mut ready)?;
+                looked = thread::ticks();
+                served = looked;
+            } else if !self.give_way(was_busy, now) && !was_busy {
+                (0..8).for_each(|_| std::hint::spin_loop());
             }
         }
         Ok(())
     }
 
-    /// Whether a polled client was last seen on this thread's processor: it cannot send
-    /// anything while this thread spins.
-    fn shares_processor(&self) -> bool {
-        let here = thread::cpu();
-        self.polled.iter().any(|number| {
-            self.links
-                .get(number)
-                .and_then(|link| link.wire.receiver())
-                .is_some_and(|receiver| receiver.side.ring.cpu(End::Sender) == Some(here))
-        })
+    /// Gives the processor away if a client waits on it, which cannot send anything while this
+    /// thread has it; false if not.
+    ///
+    /// To change places with another process takes as long as several calls of a client that runs
+    /// on another processor. While there is such a one, those on this processor have their turn
+    /// now and then, not after each call of the other one.
+    fn give_way(&mut self, is_busy: bool, now: u64) -> bool {
+        let is_turn = now.wrapping_sub(self.last_turn) > TURN;
+        if is_busy && !is_turn {
+            return false;
+        }
+        let here = Some(thread::cpu());
+        let mut is_shared = false;
+        for number in &self.polled {
+            let Some(link) = self.links.get_mut(number) else {
+                continue;
+            };
+            if is_turn {
+                link.look_for_client();
+            }
+            if link.client_cpu == here {
+                is_shared = true;
+            } else if !is_turn && now.wrapping_sub(link.last_used) < PAUSE {
+                return false;
+            }
+        }
+        if is_shared {
+            thread::give_way();
+        }
+        if is_turn {
+            // Somebody may have had the processor for long: those elsewhere come first again.
+            self.last_turn = thread::ticks();
+        }
+        is_shared
     }
 
     /// Has all clients ring when they send, and waits for one.
@@ -361,6 +401,7 @@ impl Server {
                     waiting: None,
                     is_polled: true,
                     last_used: thread::ticks(),
+                    client_cpu: None,
                 };
                 self.links.insert(number, link);
                 self.polled.push(number);
