@@ -55,19 +55,24 @@ def _answer(authkey, message):
     if len(message) < _OLD_RANDOM:
         # Short enough to have been answered before.
         raise AuthenticationError(f"the peer's challenge is too short: {len(message)} bytes")
+    return create_response(authkey, message)
+
+
+def create_response(authkey, message):
+    """The answer to a challenge, without what says that it is one."""
     digest, _ = _named(message)
     if digest is None:
         return _code(authkey, message, "md5")
     return b"{%s}" % digest.encode() + _code(authkey, message, digest)
 
 
-def _is_right(authkey, challenge, answer):
-    digest, code = _named(answer)
+def verify_challenge(authkey, message, response):
+    """Raises `AuthenticationError` if that is not the answer to a challenge."""
+    digest, code = _named(response)
     if digest is None:
-        if len(answer) != _OLD_ANSWER:
-            return False
-        digest = "md5"
-    return hmac.compare_digest(_code(authkey, challenge, digest), code)
+        digest = "md5" if len(response) == _OLD_ANSWER else None
+    if digest is None or not hmac.compare_digest(_code(authkey, message, digest), code):
+        raise AuthenticationError("digest received was wrong")
 
 
 def _challenge():
@@ -92,11 +97,12 @@ def deliver_challenge(connection, authkey):
     _check_key(authkey)
     challenge = _challenge()
     connection.send_bytes(CHALLENGE + challenge)
-    if _is_right(authkey, challenge, connection.recv_bytes(MESSAGE_MAX)):
-        connection.send_bytes(WELCOME)
-    else:
+    try:
+        verify_challenge(authkey, challenge, connection.recv_bytes(MESSAGE_MAX))
+    except AuthenticationError:
         connection.send_bytes(FAILURE)
-        raise AuthenticationError("digest received was wrong")
+        raise
+    connection.send_bytes(WELCOME)
 
 
 def answer_challenge(connection, authkey):
@@ -114,9 +120,12 @@ def greet(authkey):
     None where it wants the peer's next one."""
     challenge = _challenge()
     yield CHALLENGE + challenge
-    if not _is_right(authkey, challenge, (yield)):
+    answer = yield
+    try:
+        verify_challenge(authkey, challenge, answer)
+    except AuthenticationError:
         yield FAILURE
-        raise AuthenticationError("digest received was wrong")
+        raise
     yield WELCOME
     yield _answer(authkey, (yield))
     _check_welcome((yield))

@@ -82,7 +82,11 @@ def _outcome(kind, result):
     if kind == _server.RETURN:
         return result
     if kind == _server.ERROR and isinstance(result, BaseException):
-        raise result
+        try:
+            raise result
+        finally:
+            # Its traceback has this frame, which is not to have it: that would be a cycle.
+            del result
     if kind == _server.UNSERIALIZABLE:
         raise RemoteError(f"Unserializable message: {result}\n")
     if kind == _server.TRACEBACK:
@@ -128,7 +132,10 @@ class _Access:
                 # The next one at this address may be another server.
                 self.forget()
             else:
-                return result if kind is None else _outcome(kind, result)
+                try:
+                    return result if kind is None else _outcome(kind, result)
+                finally:
+                    del result
         with self.client(self.address, authkey=authkey) as conn:
             return dispatch(conn, None, name, args, kwds)
 
@@ -322,7 +329,10 @@ class BaseProxy:
             return result
         if kind == _server.PROXY:
             return self._proxy_of(*result)
-        return _outcome(kind, result)
+        try:
+            return _outcome(kind, result)
+        finally:
+            del result
 
     def _proxy_of(self, exposed, token):
         token = Token(token.typeid, self._token.address, token.id)

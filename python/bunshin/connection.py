@@ -26,6 +26,8 @@ __all__ = ["Client", "Listener", "Pipe", "wait"]
 
 # The names that these have had since CPython 3.12.
 _CHALLENGE, _WELCOME, _FAILURE = CHALLENGE, WELCOME, FAILURE
+_create_response = _authentication.create_response
+_verify_challenge = _authentication.verify_challenge
 
 BUFSIZE = 8192
 

@@ -115,6 +115,8 @@ fn patience(block: Option<&Bound<'_, PyAny>>, timeout: Option<f64>) -> PyResult<
 pub(crate) struct Queue {
     memory: OnceLock<Memory>,
     is_closed: AtomicBool,
+    /// Whether this process has put something in.
+    was_put: AtomicBool,
     ends: Ends,
 }
 
@@ -159,6 +161,7 @@ impl Queue {
         Self {
             memory: OnceLock::new(),
             is_closed: AtomicBool::new(false),
+            was_put: AtomicBool::new(false),
             ends: Ends::default(),
         }
     }
@@ -195,6 +198,7 @@ impl Queue {
         let py = slf.py();
         let items = Self::items(slf)?;
         let limit = patience(block, timeout)?;
+        slf.get().was_put.store(true, Ordering::Relaxed);
         let sent = payload::pickle(obj).and_then(|payload| put(py, items, payload, limit));
         match sent {
             Err(error) if error.is_instance_of::<pyo3::exceptions::PyException>(py) => {
@@ -231,9 +235,10 @@ impl Queue {
         Ok(self.memory()?.items().len())
     }
 
-    /// Whether there is none.
+    /// Whether there is none. As in `multiprocessing`, that cannot be asked once the queue was
+    /// closed by a process that has put something in, and by others it can.
     fn empty(&self) -> PyResult<bool> {
-        if self.is_closed.load(Ordering::Relaxed) {
+        if self.is_closed.load(Ordering::Relaxed) && self.was_put.load(Ordering::Relaxed) {
             return Err(PyOSError::new_err("handle is closed"));
         }
         Ok(self.memory()?.items().is_empty())

@@ -9,7 +9,8 @@ executor over this package's contexts (`futures`), and with this package's execu
 The tests are loaded from the interpreter at run time, with `multiprocessing` replaced; none of
 their text is kept here. Each has a hard time limit. One that fails is tried once more when all
 others are done, as some measure time. What is expected to fail stands in `expected.txt`, with
-its reason; anything else that fails fails the run, and so does an expected failure that passes.
+its reason, and is given less time; anything else that fails fails the run, and so does an
+expected failure that passes.
 """
 
 import argparse
@@ -29,6 +30,9 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 SUITES = ("fork", "spawn", "forkserver", "futures", "executor")
 GOOD = ("passed", "skipped")
+
+#: Seconds that a test may take which is expected to fail, perhaps by waiting for ever.
+EXPECTED_LIMIT = 10
 
 
 class Server:
@@ -113,8 +117,9 @@ def expected(path):
 class Run:
     """All tests that are wanted, in servers side by side."""
 
-    def __init__(self, options):
+    def __init__(self, options, reasons):
         self.options = options
+        self.reasons = reasons
         self.results = {}
         self.lock = threading.Lock()
         self.groups = queue.SimpleQueue()
@@ -136,7 +141,7 @@ class Run:
             self.results[full] = found
             if self.options.verbose or found["outcome"] not in GOOD or again:
                 print(f"{found['outcome']:8} {full} ({found['seconds']} s)", flush=True)
-                if found["outcome"] not in GOOD:
+                if found["text"]:
                     print("    " + found["text"].strip().replace("\n", "\n    "), flush=True)
 
     def work(self, again=False):
@@ -158,7 +163,10 @@ class Run:
                         found = {"outcome": "crashed", "text": "it cannot be loaded", "seconds": 0}
                         self.note(suite, name, found, again)
                         continue
-                found = server.run(name, self.options.limit)
+                limit = self.options.limit
+                if is_expected(f"{suite}:{name}", self.reasons):
+                    limit = min(limit, EXPECTED_LIMIT)
+                found = server.run(name, limit)
                 self.note(suite, name, found, again)
                 if found["outcome"] in ("hung", "crashed"):
                     server.end()
@@ -166,14 +174,14 @@ class Run:
         if server is not None:
             server.end()
 
-    def all(self, reasons):
+    def all(self):
         workers = [threading.Thread(target=self.work) for _ in range(self.options.jobs)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
         for full, found in sorted(self.results.items()):
-            if found["outcome"] not in GOOD and not is_expected(full, reasons):
+            if found["outcome"] not in GOOD and not is_expected(full, self.reasons):
                 suite, _, name = full.partition(":")
                 self.groups.put((suite, [name]))
         self.work(again=True)
@@ -216,7 +224,7 @@ def main():
     options = parser.parse_args()
     start = time.monotonic()
     reasons = expected(HERE / "expected.txt")
-    run = Run(options)
+    run = Run(options, reasons)
     for suite in options.suite or SUITES:
         names = [name for name in names_of(suite) if fnmatch.fnmatchcase(name, options.only)]
         if options.list:
@@ -224,7 +232,7 @@ def main():
         run.take(suite, names)
     if options.list:
         return
-    run.all(reasons)
+    run.all()
     counts, wrong = summary(run.results, reasons)
     version = ".".join(map(str, sys.version_info[:3]))
     for suite, of_suite in counts.items():
