@@ -19,7 +19,10 @@ use crate::sys::{socket, thread};
 const NUDGE: Duration = Duration::from_millis(50);
 /// Ticks that the parent spins at most for a result.
 pub(crate) const SPIN_MAX: u64 = 100_000;
-const SPIN_MIN: u64 = 4_000;
+pub(crate) const SPIN_MIN: u64 = 4_000;
+/// Whoever was woken after fewer ticks would have done better to spin: the longest spin, and
+/// about what it takes to wake up.
+pub(crate) const WORTH: u64 = 2 * SPIN_MAX;
 
 /// How few tasks are to be left in the queue before it is worth waking up.
 #[derive(Clone, Copy, Debug)]
@@ -157,13 +160,16 @@ impl Dispatcher {
     ) -> Result<(Vec<usize>, bool)> {
         let nothing = || Ok((Vec::new(), false));
         let mut spin = core.spin;
+        let mut since = 0;
         let table = &self.table;
         table.set_parent_cpu(thread::cpu());
         // With a queue there is time to sleep, and workers need the processor more.
         if table.waiting() <= self.n_workers {
             let seen = core.seen.clone();
             drop(core);
-            let found = linger(&mut spin, || table.any_finished(&seen));
+            let here = table.are_all_on(table.parent_cpu());
+            since = thread::ticks();
+            let found = linger(&mut spin, here, || table.any_finished(&seen));
             core = self.lock();
             core.spin = spin;
             // Another thread may have taken what is waited for out of the table meanwhile.
@@ -199,6 +205,9 @@ impl Dispatcher {
             if sent.is_empty() && is_waiting {
                 let core = self.lock();
                 core.wake_workers(true);
+            } else if thread::ticks().wrapping_sub(since) < WORTH {
+                // Sleeping took longer than what it was for.
+                self.lock().spin = SPIN_MAX;
             }
         }
         result
@@ -233,8 +242,9 @@ impl Dispatcher {
     }
 }
 
-fn linger(spin: &mut u64, done: impl Fn() -> bool) -> bool {
-    if thread::recent_cpus() == 1 {
+/// Waits awake for a moment; `here` says that those who are waited for are on this processor.
+fn linger(spin: &mut u64, here: bool, done: impl Fn() -> bool) -> bool {
+    if here || thread::recent_cpus() == 1 {
         return (0..4).any(|_| {
             thread::give_way();
             done()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::drive::{SPIN_MAX, SPIN_MIN, WORTH};
 use super::message::{self, BELL, FAILED, HANDLES, READY, WANT};
 use super::supervisor::member;
 use crate::codec::attachments::{Incoming, Outgoing};
@@ -19,9 +20,9 @@ use crate::shm::table::{Claim, Parcel, Table};
 use crate::sys::image::Entry;
 use crate::sys::thread;
 
-/// Ticks that an idle worker spins at most before it sleeps.
-const SPIN_MAX: u64 = 100_000;
-const SPIN_MIN: u64 = 4_000;
+/// How often a worker waits for tasks on the parent's processor, though nobody else is awake,
+/// before it leaves that for the first time.
+const TURNS: u32 = 32;
 /// Ticks from which on a task counts as long: its result is told at once.
 const LONG: u64 = 250_000;
 
@@ -78,6 +79,9 @@ struct Worker {
     start: WorkerStart,
     claimed: VecDeque<Claim>,
     spin: u64,
+    /// How often it has waited on the parent's processor, and at how many it leaves that.
+    turns: u32,
+    most_turns: u32,
     /// The last task's function, by its place.
     entry: Option<(u64, Entry<Call>)>,
 }
@@ -107,6 +111,8 @@ impl Worker {
             start,
             claimed: VecDeque::new(),
             spin: SPIN_MAX / 2,
+            turns: 0,
+            most_turns: TURNS,
             entry: None,
         })
     }
@@ -171,6 +177,7 @@ impl Worker {
             if self.table.is_closing() {
                 return None;
             }
+            let since = thread::ticks();
             self.table.set_searching(number);
             if self.linger() {
                 self.table.set_busy(number);
@@ -185,7 +192,13 @@ impl Worker {
                 continue;
             }
             match message::receive(self.socket.as_fd(), true) {
-                Ok(Some(_)) => self.table.set_busy(number),
+                Ok(Some(_)) => {
+                    self.table.set_busy(number);
+                    if thread::ticks().wrapping_sub(since) < WORTH {
+                        // Sleeping took longer than what it was for.
+                        self.spin = SPIN_MAX;
+                    }
+                }
                 // The parent is gone.
                 Ok(None) | Err(_) => return None,
             }
@@ -195,6 +208,16 @@ impl Worker {
     /// Looks for a task for a while. True if there may be one.
     fn linger(&mut self) -> bool {
         let is_time = |table: &Table| table.has_tasks() || table.is_closing();
+        if thread::cpu() == self.table.parent_cpu() {
+            self.turns += 1;
+            if self.turns >= self.most_turns && self.table.is_alone_awake(self.start.number) {
+                // It and the parent take turns, which the system does not see as a load.
+                self.turns = 0;
+                self.most_turns = self.most_turns.saturating_mul(2);
+                thread::leave_cpu(self.table.parent_cpu());
+                self.table.set_searching(self.start.number);
+            }
+        }
         if thread::cpu() == self.table.parent_cpu() {
             return (0..4).any(|_| {
                 thread::give_way();

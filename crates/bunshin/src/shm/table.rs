@@ -40,13 +40,15 @@
 //! As in `ring`: a side arms its bell, looks again, and sleeps; the other side publishes,
 //! and then looks at the bell. A worker that looks for a task without sleeping says so
 //! (`SEARCHING`), and takes that back before it claims: as many searching workers as there are
-//! tasks in the queue will take them all, and nobody else need be rung.
+//! tasks in the queue will take them all, and nobody else need be rung. One that looks on the
+//! parent's own processor does not count: it cannot run before the parent sleeps.
 
 use std::sync::Arc;
 
 use super::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, Unused, fence};
 use super::layout::{HEADER, HEAP_TABLE, Kind};
 use super::segment::{Segment, Shared};
+use super::system;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Tasks that can be outstanding.
@@ -91,7 +93,9 @@ struct Head {
 #[cfg_attr(loom, derive(Default))]
 struct WorkerLine {
     bell: AtomicU32,
-    _bell: [Unused; 15],
+    /// The processor that this worker last looked for tasks on, and one: a hint.
+    cpu: AtomicU32,
+    _bell: [Unused; 14],
     /// How many tasks this worker has finished: entries of its list.
     finished: AtomicU64,
     _finished: [Unused; 14],
@@ -375,12 +379,21 @@ impl Table {
         fence(Ordering::SeqCst);
         // All of them, not only new ones: a searching worker was counted for those before.
         let tasks = self.waiting();
+        if tasks == 0 {
+            return;
+        }
+        let here = system::cpu();
         let bell = |worker: usize| &self.line(worker).bell;
         let searching = (0..self.workers)
             .filter(|w| !doubtful && bell(*w).load(Ordering::Relaxed) == SEARCHING)
+            .filter(|w| !self.is_on(*w, here))
             .count();
         let mut need = tasks.saturating_sub(searching);
-        for worker in 0..self.workers {
+        // Those who need not wait for this processor come first.
+        let (near, far): (Vec<_>, Vec<_>) = (0..self.workers)
+            .filter(|w| need > 0 && bell(*w).load(Ordering::Relaxed) == ARMED)
+            .partition(|w| self.is_on(*w, here));
+        for worker in far.into_iter().chain(near) {
             if need == 0 {
                 break;
             }
@@ -460,6 +473,17 @@ impl Table {
 
     pub(crate) fn parent_cpu(&self) -> u32 {
         self.head().parent_cpu.load(Ordering::Relaxed)
+    }
+
+    /// Whether all workers that are awake are on that processor, as far as is known.
+    pub(crate) fn are_all_on(&self, cpu: u32) -> bool {
+        (0..self.workers).all(|worker| {
+            self.is_on(worker, cpu) || self.line(worker).bell.load(Ordering::Relaxed) == ARMED
+        })
+    }
+
+    fn is_on(&self, worker: usize, cpu: u32) -> bool {
+        !cfg!(loom) && self.line(worker).cpu.load(Ordering::Relaxed) == cpu.wrapping_add(1)
     }
 
     pub(crate) fn disarm_parent(&self) {
@@ -584,7 +608,18 @@ impl Table {
     }
 
     pub(crate) fn set_searching(&self, worker: usize) {
-        self.line(worker).bell.store(SEARCHING, Ordering::Relaxed);
+        let line = self.line(worker);
+        if !cfg!(loom) {
+            line.cpu
+                .store(system::cpu().wrapping_add(1), Ordering::Relaxed);
+        }
+        line.bell.store(SEARCHING, Ordering::Relaxed);
+    }
+
+    /// Whether all other workers are asleep.
+    pub(crate) fn is_alone_awake(&self, worker: usize) -> bool {
+        (0..self.workers)
+            .all(|other| other == worker || self.line(other).bell.load(Ordering::Relaxed) == ARMED)
     }
 
     /// Takes "searching" or an armed bell back; to be followed by a claim.

@@ -261,6 +261,27 @@ pub(crate) fn recent_cpus() -> usize {
     cpus
 }
 
+/// Moves this thread to another processor, if it may run on another.
+///
+/// It may be moved back at once. Two threads that take turns, and never run at the same time, are
+/// left on one processor by the system, though each could look there for what the other does
+/// without waiting for its turn.
+pub(crate) fn leave_cpu(cpu: u32) {
+    let cpu = cpu as usize;
+    let Ok(all) = rustix::thread::sched_getaffinity(None) else {
+        return;
+    };
+    if cpu >= rustix::thread::CpuSet::MAX_CPU || !all.is_set(cpu) || all.count() < 2 {
+        return;
+    }
+    let mut others = all;
+    others.unset(cpu);
+    if rustix::thread::sched_setaffinity(None, &others).is_ok() {
+        // Where it is now it may stay, and it may go back.
+        let _ = rustix::thread::sched_setaffinity(None, &all);
+    }
+}
+
 /// Lets another thread that waits for this processor run.
 #[inline]
 pub(crate) fn give_way() {
