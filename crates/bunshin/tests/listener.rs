@@ -365,3 +365,25 @@ fn addresses_that_cannot_be_are_errors() {
         Address::Abstract(_)
     ));
 }
+
+#[test]
+fn what_a_send_has_left_goes_with_attempts_to_receive() {
+    let _guard = support::guard(60);
+    let (here, there) = UnixStream::pair().unwrap();
+    let (here, there): (StreamConnection, StreamConnection) = (here.into(), there.into());
+    let long = vec![5; 4 << 20];
+    here.try_send_bytes(&long).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            assert!(there.recv_bytes_timeout(LONG).unwrap() == long);
+            there.send_bytes(&[1]).unwrap();
+        });
+        // An event loop's way: only attempts.
+        let answered = support::wait_until(LONG, || match here.try_recv_bytes() {
+            Ok(answer) => answer == [1],
+            Err(TryRecvError::Empty) => false,
+            Err(error) => panic!("{error}"),
+        });
+        assert!(answered, "the rest has not gone");
+    });
+}

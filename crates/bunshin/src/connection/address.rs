@@ -56,7 +56,7 @@ pub enum Address {
 impl Address {
     /// The places that this may be, in the order they are to be tried. Asks the system's
     /// resolver for names of hosts.
-    pub(super) fn places(&self) -> Result<Vec<Place>> {
+    pub(crate) fn places(&self) -> Result<Vec<Place>> {
         let too_long = |len: usize| {
             (len > NAME_MAX).then(|| {
                 invalid(format!(

@@ -1,7 +1,7 @@
 //! Connecting to a listener.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::stream::StreamConnection;
 use crate::error::{Error, Result};
 use crate::sys::network::{self, Connecting, Place};
 use crate::sys::socket::{self, Interest};
-use crate::transport::Patience;
+use crate::transport::link::Link;
 
 /// Between two attempts at a listener that has no room for one more.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -130,66 +130,141 @@ impl ClientBuilder {
         address: impl TryInto<Address, Error: Into<Error>>,
     ) -> Result<StreamConnection<S, R>> {
         let address = address.try_into().map_err(Into::into)?;
-        let settings = Arc::new(self.settings.clone());
-        let patience = Patience::within(settings.greeting_timeout);
-        let failed = |error| Error::os(format!("connect to {address}"), error);
-        let mut last = None;
-        for place in address.places()? {
-            match dial(&place, patience) {
-                Ok(socket) => {
-                    let peer = place.into();
-                    let greeting = Greeting::of_client(socket, peer, &settings, &self.security)?;
-                    return greet(greeting);
-                }
-                // The next of its addresses may answer.
-                Err(error) => last = Some(error),
+        let places = address.places()?;
+        let mut call = self.call(address, places);
+        loop {
+            if let Some((link, peer)) = call.advance()? {
+                return Ok(StreamConnection::new(link, peer));
             }
+            let (handle, until) = call.waits_for();
+            socket::poll(handle.as_slice(), Some(until), &mut Vec::new()).map_err(|error| {
+                Error::os(format!("wait for a connection to {}", call.address), error)
+            })?;
         }
-        Err(failed(
-            last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()),
-        ))
+    }
+
+    /// Begins to connect to a listener that is at one of `places`.
+    pub(crate) fn call(&self, address: Address, places: Vec<Place>) -> Call {
+        Call {
+            address,
+            places: places.into_iter(),
+            settings: Arc::new(self.settings.clone()),
+            security: self.security.clone(),
+            deadline: self.settings.deadline(),
+            stage: Stage::Next(None),
+        }
     }
 }
 
-/// A socket that is connected to `place`.
-fn dial(place: &Place, patience: Patience) -> io::Result<OwnedFd> {
-    let socket = network::caller(place)?;
-    loop {
-        if patience.is_over() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        match network::connect(socket.as_fd(), place)? {
-            Connecting::Done => return Ok(socket),
-            Connecting::UntilWritable => {
-                let handles = [(socket.as_fd(), Interest::Writable)];
-                if socket::poll(&handles, patience.deadline(), &mut Vec::new())? == 0 {
-                    return Err(io::ErrorKind::TimedOut.into());
+/// A connection that is being made, at one place after another.
+///
+/// As the greeting in which it ends, it moves only when it is asked to, and never waits.
+#[derive(Debug)]
+pub(crate) struct Call {
+    address: Address,
+    places: std::vec::IntoIter<Place>,
+    settings: Arc<Settings>,
+    security: Security,
+    deadline: Instant,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Another place is to be tried; the one before, if any, has failed with this.
+    Next(Option<io::Error>),
+    /// The system is asked to connect.
+    Dialling(OwnedFd, Place, Connecting),
+    /// The listener's machine has answered.
+    Greeting(Box<Greeting>),
+}
+
+impl Call {
+    /// Goes as far as it goes now; gives the connection once both ends believe each other.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect`]; after that, it is to be dropped.
+    pub(crate) fn advance(&mut self) -> Result<Option<(Link, Address)>> {
+        loop {
+            self.stage = match std::mem::replace(&mut self.stage, Stage::Next(None)) {
+                Stage::Next(last) => {
+                    let Some(place) = self.places.next() else {
+                        let error = last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into());
+                        return Err(Error::os(format!("connect to {}", self.address), error));
+                    };
+                    match dial(&place) {
+                        Ok((socket, how)) => Stage::Dialling(socket, place, how),
+                        // The next of its places may answer.
+                        Err(error) => Stage::Next(Some(error)),
+                    }
                 }
-                network::connected(socket.as_fd())?;
-                return Ok(socket);
-            }
+                Stage::Dialling(socket, place, how) => match dialled(&socket, &place, how) {
+                    Ok(Connecting::Done) => self.greet(socket, place)?,
+                    Ok(_) if Instant::now() >= self.deadline => {
+                        Stage::Next(Some(io::ErrorKind::TimedOut.into()))
+                    }
+                    Ok(how) => {
+                        self.stage = Stage::Dialling(socket, place, how);
+                        return Ok(None);
+                    }
+                    Err(error) => Stage::Next(Some(error)),
+                },
+                Stage::Greeting(mut greeting) => {
+                    if greeting.advance()? {
+                        return Ok(Some(greeting.finish()));
+                    }
+                    if greeting.is_late() {
+                        return Err(greeting.late());
+                    }
+                    self.stage = Stage::Greeting(greeting);
+                    return Ok(None);
+                }
+            };
+        }
+    }
+
+    fn greet(&self, socket: OwnedFd, place: Place) -> Result<Stage> {
+        let peer = place.into();
+        let (settings, security) = (&self.settings, &self.security);
+        let greeting = Greeting::of_client(socket, peer, settings, security, self.deadline)?;
+        Ok(Stage::Greeting(Box::new(greeting)))
+    }
+
+    /// What has to happen before it can go on, and when it is to be tried again at the latest.
+    pub(crate) fn waits_for(&self) -> (Option<(BorrowedFd<'_>, Interest)>, Instant) {
+        match &self.stage {
+            Stage::Next(_) => (None, Instant::now()),
             // A Unix socket does not say when its listener has room again.
-            Connecting::Crowded => {
-                let pause = patience.deadline().map_or(PAUSE, |deadline| {
-                    PAUSE.min(deadline.saturating_duration_since(Instant::now()))
-                });
-                std::thread::sleep(pause);
+            Stage::Dialling(_, _, Connecting::Crowded) => {
+                (None, self.deadline.min(Instant::now() + PAUSE))
             }
+            Stage::Dialling(socket, ..) => {
+                (Some((socket.as_fd(), Interest::Writable)), self.deadline)
+            }
+            Stage::Greeting(greeting) => (Some(greeting.waits_for()), greeting.deadline()),
         }
     }
 }
 
-fn greet<S, R>(mut greeting: Greeting) -> Result<StreamConnection<S, R>> {
-    loop {
-        if greeting.advance()? {
-            let (link, peer) = greeting.finish();
-            return Ok(StreamConnection::new(link, peer));
+/// A socket that is connected to `place`, or about to be.
+fn dial(place: &Place) -> io::Result<(OwnedFd, Connecting)> {
+    let socket = network::caller(place)?;
+    let how = network::connect(socket.as_fd(), place)?;
+    Ok((socket, how))
+}
+
+/// How it goes with a socket that may not have been connected at once.
+fn dialled(socket: &OwnedFd, place: &Place, how: Connecting) -> io::Result<Connecting> {
+    match how {
+        Connecting::Done => Ok(how),
+        Connecting::Crowded => network::connect(socket.as_fd(), place),
+        Connecting::UntilWritable => {
+            let handles = [(socket.as_fd(), Interest::Writable)];
+            if socket::poll(&handles, Some(Instant::now()), &mut Vec::new())? == 0 {
+                return Ok(how);
+            }
+            network::connected(socket.as_fd())?;
+            Ok(Connecting::Done)
         }
-        if greeting.is_late() {
-            return Err(greeting.late());
-        }
-        let handles = [greeting.waits_for()];
-        socket::poll(&handles, Some(greeting.deadline()), &mut Vec::new())
-            .map_err(|error| Error::os(format!("wait for {}", greeting.peer()), error))?;
     }
 }

@@ -39,6 +39,14 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// When a greeting that begins now has to be done.
+    pub(super) fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        let far = Duration::from_secs(365 * 24 * 60 * 60);
+        let deadline = now.checked_add(self.greeting_timeout.min(far));
+        deadline.unwrap_or(now)
+    }
+
     fn key(&self) -> Option<Key> {
         let key = self.key.clone()?;
         Some(Key::new(key, self.takes_md5))
@@ -110,7 +118,8 @@ impl Greeting {
         settings: &Arc<Settings>,
         security: &Security,
     ) -> Result<Self> {
-        let mut greeting = Self::new(socket, peer, settings, security, None)?;
+        let deadline = settings.deadline();
+        let mut greeting = Self::new(socket, peer, settings, security, None, deadline)?;
         if let Some(key) = settings.key() {
             let (exchange, first) = Exchange::listener(key)?;
             greeting.exchange = Some(exchange);
@@ -124,9 +133,10 @@ impl Greeting {
         peer: Address,
         settings: &Arc<Settings>,
         security: &Security,
+        deadline: Instant,
     ) -> Result<Self> {
         let exchange = settings.key().map(Exchange::client);
-        Self::new(socket, peer, settings, security, exchange)
+        Self::new(socket, peer, settings, security, exchange, deadline)
     }
 
     fn new(
@@ -135,16 +145,14 @@ impl Greeting {
         settings: &Arc<Settings>,
         security: &Security,
         exchange: Option<Exchange>,
+        deadline: Instant,
     ) -> Result<Self> {
-        let now = Instant::now();
-        let far = Duration::from_secs(365 * 24 * 60 * 60);
-        let deadline = now.checked_add(settings.greeting_timeout.min(far));
         Ok(Self {
             link: Link::new(security.over(socket)?, MESSAGE_MAX),
             exchange,
             first: None,
             peer,
-            deadline: deadline.unwrap_or(now),
+            deadline,
             settings: Arc::clone(settings),
         })
     }

@@ -348,8 +348,7 @@ impl Listener {
                 *last = Some(peer.clone());
                 return Ok(Some(StreamConnection::new(link, peer)));
             }
-            let first_late = greetings.iter().map(Greeting::deadline).min();
-            if !self.wait(&greetings, patience, first_late)? && patience.is_over() {
+            if !self.wait(&greetings, patience)? && patience.is_over() {
                 return Ok(None);
             }
         }
@@ -396,14 +395,8 @@ impl Listener {
         Ok(None)
     }
 
-    fn wait(
-        &self,
-        greetings: &[Greeting],
-        patience: Patience,
-        first_late: Option<Instant>,
-    ) -> Result<bool> {
-        let mut handles = vec![(self.socket.as_fd(), Interest::Readable)];
-        handles.extend(greetings.iter().map(Greeting::waits_for));
+    fn wait(&self, greetings: &[Greeting], patience: Patience) -> Result<bool> {
+        let (handles, first_late) = self.waits_for(greetings);
         let deadline = [patience.deadline(), first_late]
             .into_iter()
             .flatten()
@@ -411,6 +404,28 @@ impl Listener {
         socket::poll(&handles, deadline, &mut Vec::new())
             .map(|count| count > 0)
             .map_err(|error| Error::os(format!("wait for a connection at {}", self.local), error))
+    }
+
+    /// What has to happen before there is something to do, and when there is in any case.
+    fn waits_for<'a>(
+        &'a self,
+        greetings: &'a [Greeting],
+    ) -> (Vec<(BorrowedFd<'a>, Interest)>, Option<Instant>) {
+        let mut handles = vec![(self.socket.as_fd(), Interest::Readable)];
+        handles.extend(greetings.iter().map(Greeting::waits_for));
+        (handles, greetings.iter().map(Greeting::deadline).min())
+    }
+
+    /// Passes on what `accept` would wait for now, to whoever has another way to do so; `None`
+    /// while another thread is in `accept`.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn with_waits<T>(
+        &self,
+        wait: impl FnOnce(&[(BorrowedFd<'_>, Interest)], Option<Instant>) -> T,
+    ) -> Option<T> {
+        let greetings = self.greetings.take(Patience::Never)?;
+        let (handles, first_late) = self.waits_for(&greetings);
+        Some(wait(&handles, first_late))
     }
 
     /// The listening socket, for `select`, `poll`, `epoll` or an event loop: readable while

@@ -62,7 +62,7 @@ pub struct StreamConnection<S = (), R = S> {
 }
 
 impl<S, R> StreamConnection<S, R> {
-    pub(super) fn new(link: Link, peer: Address) -> Self {
+    pub(crate) fn new(link: Link, peer: Address) -> Self {
         Self {
             link,
             peer,

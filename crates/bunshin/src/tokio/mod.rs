@@ -38,6 +38,8 @@
 //! |---|---|
 //! | a process's end and result, a message, an item | a descriptor in the runtime's `epoll` |
 //! | room in a pipe | the same, on the pipe's own socket |
+//! | a connection, and that its peer shows its key | the same, on all that are being made |
+//! | the number of a host whose name is given | a thread of the runtime's for blocking work |
 //! | room in a bounded queue | one thread of the runtime's for blocking work, while somebody waits: room has no descriptor |
 //! | a task of a pool | the thread `bunshin-pool`, which looks after a pool while nobody waits for it |
 //! | a task of a `ThreadPool` | the thread that does it |
@@ -57,18 +59,23 @@
 //! tokio itself.
 //!
 //! - `connection`: ends of pipes; `stream`: connections over sockets.
+//! - `listener`, `client`: how those are made.
 //! - `process`: the end of a process, and what it returns.
 //! - `queue`: queues; `room`: waiting for room in them.
 //! - `watched`: descriptors.
 
+mod client;
 mod connection;
+mod listener;
 mod process;
 mod queue;
 mod room;
 mod stream;
 mod watched;
 
+pub use client::Client;
 pub use connection::{Connection, Receiver, Sender};
+pub use listener::Listener;
 pub use process::Process;
 pub use queue::Queue;
 pub use stream::StreamConnection;

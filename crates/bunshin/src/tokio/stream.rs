@@ -1,8 +1,12 @@
 //! Connections over sockets.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 
 use ::tokio::io::Interest;
+use ::tokio::sync::Notify;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -10,14 +14,14 @@ use super::watched::{Watched, give_way, take_turns};
 use crate::codec::serde::encode_for_others;
 use crate::connection::{self as plain, RecvError, SendError, TryRecvError};
 use crate::error::Result;
+use crate::sys::socket;
 use crate::transport::Patience;
 use crate::transport::channel::Failure;
 
 /// A [`StreamConnection`](crate::StreamConnection) whose waits are `async`.
 ///
-/// Making connections takes a few messages each way, in [`Client::connect`](crate::Client::connect)
-/// and [`Listener::accept`](crate::Listener::accept): leave those to `spawn_blocking`, or to a
-/// thread.
+/// A [`Client`](super::Client) and a [`Listener`](super::Listener) make such connections; `new`
+/// takes one that was made otherwise.
 ///
 /// # Examples
 /// ```
@@ -43,6 +47,20 @@ pub struct StreamConnection<S = (), R = S> {
     messages: Watched,
     /// Writable while the socket is.
     socket: Watched,
+    /// Rung by a send that was dropped after a part of its message had gone: who waits for
+    /// messages sees to the rest.
+    left: Notify,
+}
+
+/// Rings when it is dropped.
+struct Leaving<'a>(Option<&'a Notify>);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if let Some(left) = self.0 {
+            left.notify_one();
+        }
+    }
 }
 
 impl<S, R> StreamConnection<S, R> {
@@ -60,6 +78,7 @@ impl<S, R> StreamConnection<S, R> {
             inner: connection,
             messages,
             socket,
+            left: Notify::new(),
         })
     }
 
@@ -92,9 +111,11 @@ impl<S, R> StreamConnection<S, R> {
                 Err(failure) => return Err(failure),
             }
         }
+        let mut leaving = Leaving(Some(&self.left));
         while !link.flush(Patience::Never)? {
             self.room(&mut looks).await?;
         }
+        leaving.0 = None;
         Ok(())
     }
 
@@ -111,9 +132,23 @@ impl<S, R> StreamConnection<S, R> {
                 Err(TryRecvError::Failed(error)) => return Err(RecvError::Failed(error)),
                 Err(TryRecvError::Empty) => {}
             }
-            let waited = self.messages.next_look(&mut looks).await;
+            let waited = self.next_look(&mut looks).await;
             waited.map_err(RecvError::Failed)?;
         }
+    }
+
+    /// Waits until another attempt to receive is worth making, which also passes on what a
+    /// dropped send has left.
+    async fn next_look(&self, looks: &mut u32) -> Result<()> {
+        let message = self.messages.next_look(looks);
+        if self.inner.link().interest() == socket::Interest::Any {
+            return either(message, self.socket.became_writable()).await;
+        }
+        let rest = async {
+            self.left.notified().await;
+            Ok(())
+        };
+        either(message, rest).await
     }
 
     /// Receives a message as bytes.
@@ -140,7 +175,8 @@ impl<S: Serialize, R> StreamConnection<S, R> {
     /// Sends a value, waiting until the system has all of it.
     ///
     /// If the future is dropped, the message was not sent, or, if a part of it was, it is as
-    /// good as sent: what is left is kept, and goes with the next calls.
+    /// good as sent: what is left is kept, and goes with the next call, or with a `recv` that
+    /// is waiting.
     ///
     /// # Errors
     /// As [`StreamConnection::send`](crate::StreamConnection::send).
@@ -164,6 +200,19 @@ impl<S, R: DeserializeOwned> StreamConnection<S, R> {
     pub async fn recv(&self) -> Result<R, RecvError> {
         self.until(plain::StreamConnection::try_recv).await
     }
+}
+
+/// Waits for whichever comes first.
+async fn either(
+    one: impl Future<Output = Result<()>>,
+    other: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| match one.as_mut().poll(context) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => other.as_mut().poll(context),
+    })
+    .await
 }
 
 impl<S, R> fmt::Debug for StreamConnection<S, R> {

@@ -28,14 +28,16 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn new(fd: BorrowedFd<'_>, interest: Interest) -> Result<Self> {
-        let failed = |error| Error::os("have a descriptor watched", error);
         // A descriptor of its own: it is taken out of the runtime before it is closed.
-        let fd = socket::duplicate(fd).map_err(failed)?;
+        Self::of(socket::duplicate(fd).map_err(not_watched)?, interest)
+    }
+
+    fn of(fd: OwnedFd, interest: Interest) -> Result<Self> {
         #[allow(
             deprecated,
             reason = "what replaces it is unsafe and new; an owned descriptor is what it is safe for"
         )]
-        let fd = AsyncFd::with_interest(fd, interest).map_err(failed)?;
+        let fd = AsyncFd::with_interest(fd, interest).map_err(not_watched)?;
         Ok(Self { fd })
     }
 
@@ -86,6 +88,46 @@ impl Watched {
             self.became_readable().await
         }
     }
+}
+
+/// Descriptors that are waited for once, and a time limit: what `poll` is elsewhere.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    any: Watched,
+    /// It leaves `any` when it is closed.
+    _timer: Option<OwnedFd>,
+}
+
+impl Alarm {
+    /// Has the runtime watch the descriptors, as they are now, and the time.
+    pub(super) fn new(
+        handles: &[(BorrowedFd<'_>, socket::Interest)],
+        deadline: Option<Instant>,
+    ) -> Result<Self> {
+        // A timer of the kernel's, as the runtime need not have one.
+        let timer = deadline.map(socket::timer).transpose();
+        let timer = timer.map_err(not_watched)?;
+        let mut handles = handles.to_vec();
+        handles.extend(
+            timer
+                .iter()
+                .map(|it| (it.as_fd(), socket::Interest::Readable)),
+        );
+        let any = socket::any_ready(&handles).map_err(not_watched)?;
+        Ok(Self {
+            any: Watched::of(any, Interest::READABLE)?,
+            _timer: timer,
+        })
+    }
+
+    /// Waits until a descriptor is ready, or the time has come.
+    pub(super) async fn rings(self) -> Result<()> {
+        self.any.is_ready().await
+    }
+}
+
+fn not_watched(error: std::io::Error) -> Error {
+    Error::os("have a descriptor watched", error)
 }
 
 fn failed(error: std::io::Error) -> Error {

@@ -221,9 +221,11 @@ impl Link {
     }
 
     fn find(&self, reader: &mut Reader, patience: Patience) -> Result<bool> {
+        // What was kept goes with this call, as far as it goes now.
+        let interest = self.interest();
         // Half of the system calls of what follows, where there is nothing else to see to.
         if patience == Patience::Forever
-            && self.interest() == Interest::Readable
+            && interest == Interest::Readable
             && reader.fill(&mut |bytes| self.wire.read_waiting(bytes))? != Found::NotYet
         {
             return Ok(true);

@@ -1,74 +1,7 @@
-//! CPython at the other end: the one on the `PATH`, and those that
-//! `BUNSHIN_TEST_PYTHONS` names, with colons between them.
+//! CPython at the other end.
 
-use std::io::{BufRead as _, BufReader, Lines};
-use std::process::{Child, ChildStdout, Command, Stdio};
-
+use super::support::python::{Peer, pythons};
 use super::*;
-
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/listener/peer.py");
-
-struct Python {
-    command: String,
-    /// Knows SHA-256 for showing keys.
-    is_modern: bool,
-}
-
-fn pythons() -> Vec<Python> {
-    let more = std::env::var("BUNSHIN_TEST_PYTHONS").unwrap_or_default();
-    let commands = std::iter::once("python3").chain(more.split(':').filter(|c| !c.is_empty()));
-    commands
-        .map(|command| {
-            let test = "import sys; print(sys.version_info >= (3, 12))";
-            let output = Command::new(command).args(["-c", test]).output();
-            let output = output.expect("the tests need a python3");
-            Python {
-                command: command.to_owned(),
-                is_modern: output.stdout.starts_with(b"True"),
-            }
-        })
-        .collect()
-}
-
-/// A Python process, and what it prints.
-struct Peer {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Peer {
-    fn start(python: &Python, role: &str, address: &str, key: &str) -> Self {
-        let is_tcp = address.starts_with("127.");
-        let family = if is_tcp { "AF_INET" } else { "AF_UNIX" };
-        let mut child = Command::new(&python.command)
-            .args([SCRIPT, role, family, address, key])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python can be started");
-        let output = child.stdout.take().expect("it has an output");
-        let lines = BufReader::new(output).lines();
-        Self { child, lines }
-    }
-
-    fn line(&mut self) -> String {
-        self.lines.next().unwrap_or(Ok(String::new())).unwrap()
-    }
-
-    /// Its last line.
-    fn end(mut self) -> String {
-        let last = self.line();
-        assert!(self.child.wait().unwrap().success());
-        last
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn addresses(name: &str) -> [String; 3] {
     let own = std::process::id();

@@ -34,6 +34,7 @@ use rustix::process::{Pid, Signal};
 pub(crate) use methods::{each_method, start_each_way_once};
 
 mod methods;
+pub(crate) mod python;
 
 /// Children that live as long as the process and are no leak, by their `comm`.
 const HELPERS: &[&str] = &["bunshin-fs", "bunshin-shm"];

@@ -228,17 +228,39 @@ pub(crate) fn event_clear(fd: BorrowedFd<'_>) {
 
 /// One handle that is readable while any of `fds` is.
 pub(crate) fn any_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-    use rustix::event::epoll;
+    let fds: Vec<_> = fds.iter().map(|fd| (*fd, Interest::Readable)).collect();
+    any_ready(&fds)
+}
+
+/// One handle that is readable while any of `fds` is ready.
+pub(crate) fn any_ready(fds: &[(BorrowedFd<'_>, Interest)]) -> io::Result<OwnedFd> {
+    use rustix::event::epoll::{self, EventFlags};
     let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    for fd in fds {
-        epoll::add(
-            &set,
-            fd,
-            epoll::EventData::new_u64(0),
-            epoll::EventFlags::IN | epoll::EventFlags::RDHUP,
-        )?;
+    for (fd, interest) in fds {
+        let flags = match interest {
+            Interest::Readable => EventFlags::IN | EventFlags::RDHUP,
+            Interest::Any => EventFlags::IN | EventFlags::RDHUP | EventFlags::OUT,
+            Interest::Writable => EventFlags::OUT,
+        };
+        epoll::add(&set, fd, epoll::EventData::new_u64(0), flags)?;
     }
     Ok(set)
+}
+
+/// A handle that becomes readable at that moment, and stays so.
+#[cfg(feature = "tokio")]
+pub(crate) fn timer(at: Instant) -> io::Result<OwnedFd> {
+    use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
+    // No time at all would mean never.
+    let left = at.saturating_duration_since(Instant::now());
+    let value = Itimerspec {
+        it_interval: timespec(Duration::ZERO),
+        it_value: timespec(left.max(Duration::from_nanos(1))),
+    };
+    rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &value)?;
+    Ok(timer)
 }
 
 /// Whether `fd` is a connected stream socket.
