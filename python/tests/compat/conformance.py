@@ -222,6 +222,8 @@ def main():
     parser.add_argument("--table", metavar="FILE", help="add rows of a Markdown table to a file")
     parser.add_argument("-v", "--verbose", action="store_true")
     options = parser.parse_args()
+    # Shells have what they start in the background ignore it, and some tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     start = time.monotonic()
     reasons = expected(HERE / "expected.txt")
     run = Run(options, reasons)
