@@ -149,6 +149,8 @@ def run(process_obj):
     global _has_own_handlers
     if _is_server:
         atexit._clear()
+        # From CPython 3.13 on it is nobody else who has finalizers run.
+        atexit.register(util._exit_function)
         _has_own_handlers = True
     process.current_process().__dict__.pop("_inheriting", None)
     return process_obj._bootstrap(parent_sentinel=_parent_sentinel)
