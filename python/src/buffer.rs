@@ -3,15 +3,20 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bunshin::{Buffer, SharedMemory};
+use bunshin::{Buffer, SharedMemory, front};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyBufferError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyMemoryError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+/// While so many bytes or more are copied, other threads run.
+const LARGE: usize = 1 << 20;
 
 /// Contiguous memory of a Python object, held until this is dropped.
 ///
@@ -60,6 +65,29 @@ impl Borrowed {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         Ok(())
     }
+}
+
+/// A bytes object with these bytes.
+pub(crate) fn bytes<'py>(py: Python<'py>, from: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    if from.len() < LARGE {
+        return Ok(PyBytes::new(py, from));
+    }
+    let len = isize::try_from(from.len()).map_err(|_| PyMemoryError::new_err(()))?;
+    // SAFETY: attached to the interpreter; without bytes to copy, it leaves room for so many.
+    let made = unsafe { ffi::PyBytes_FromStringAndSize(ptr::null(), len) };
+    // SAFETY: it is a new reference, or null with an error set.
+    let made = unsafe { Bound::from_owned_ptr_or_err(py, made) }?;
+    let made = made.cast_into::<PyBytes>()?;
+    // SAFETY: it is a bytes object.
+    let to = unsafe { ffi::PyBytes_AsString(made.as_ptr()) };
+    // SAFETY: so long it is, and nobody else has a reference to it so far.
+    let to = unsafe { std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), from.len()) };
+    py.detach(|| {
+        front::about_to_fill(to);
+        // SAFETY: both are so long; the one is new memory, which the other is not in.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) };
+    });
+    Ok(made)
 }
 
 /// Memory that came beside a message, as a writable buffer.

@@ -194,7 +194,7 @@ impl Connection {
         if send_small(link.sender()?, obj, &[], true)? {
             return Ok(());
         }
-        self.send_payload(obj.py(), payload::pickle(obj)?)
+        self.send_payload(obj.py(), payload::pickle_large(obj)?)
     }
 
     /// Receive a (picklable) object.
@@ -239,7 +239,7 @@ impl Connection {
             }
             return Err(PyOSError::new_err("bad message length"));
         }
-        Ok(PyBytes::new(py, &bytes))
+        buffer::bytes(py, &bytes)
     }
 
     /// Receive bytes data into a writeable bytes-like object. Return the number of bytes read.

@@ -3,6 +3,9 @@
 //! Inside a message, objects of this package (connections, locks, …) are named by index, as
 //! the engine moves them itself. A reducer has no way to reach the message it is called
 //! for, so that what is being pickled or unpickled is found through a thread-local.
+//!
+//! Long bytes alone are not pickled: they go beside a mark that no pickle is, so that they are
+//! copied once on either side.
 
 use std::cell::RefCell;
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
@@ -18,13 +21,19 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::buffer::{Borrowed, SharedBuffer};
+use crate::buffer::{self, Borrowed, SharedBuffer};
 use crate::connection::{Connection, Link};
 use crate::error::exception;
 use crate::plain;
 
 /// Pickles up to this size are copied into a bytes object rather than lent.
 const COPIED_UP_TO: usize = 4 << 10;
+
+/// Bytes objects from this length on go as they are.
+pub(crate) const LONG: usize = 64 << 10;
+
+/// In the place of a pickle: the object is bytes, and those are what goes beside it.
+pub(crate) const BYTES: &[u8] = b"B";
 
 /// An object of this package on its way.
 #[derive(Clone, Serialize, Deserialize)]
@@ -191,16 +200,44 @@ impl Reusable {
 
 /// The message that is an object pickled.
 pub(crate) fn pickle(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
-    pickle_by_name(object).or_else(|error| by_value(object.py(), object, error))
+    match simple(object) {
+        Some(payload) => Ok(payload),
+        None => pickle_large(object),
+    }
+}
+
+/// As [`pickle`], of an object that [`plain`] does not write.
+pub(crate) fn pickle_large(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
+    by_pickler(object).or_else(|error| by_value(object.py(), object, error))
 }
 
 /// As [`pickle`], of an object all parts of which pickle can name.
 pub(crate) fn pickle_by_name(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
+    match simple(object) {
+        Some(payload) => Ok(payload),
+        None => by_pickler(object),
+    }
+}
+
+/// The message that is an object which takes no pickler.
+fn simple(object: &Bound<'_, PyAny>) -> Option<Payload> {
+    let pickle = crate::scalar::dump(object).or_else(|| {
+        let mut bytes = Vec::new();
+        plain::dump(object, &mut bytes).then_some(bytes)
+    })?;
+    Some(Payload::Leaving {
+        pickle: Pickled::Own(pickle),
+        buffers: Vec::new(),
+        objects: Vec::new(),
+    })
+}
+
+fn by_pickler(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
     let py = object.py();
-    if let Some(bytes) = crate::scalar::dump(object) {
+    if long_bytes(object).is_some() {
         return Ok(Payload::Leaving {
-            pickle: Pickled::Own(bytes),
-            buffers: Vec::new(),
+            pickle: Pickled::Own(BYTES.to_vec()),
+            buffers: vec![Borrowed::of(object)?],
             objects: Vec::new(),
         });
     }
@@ -244,6 +281,23 @@ pub(crate) fn pickle_by_name(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
         buffers,
         objects,
     })
+}
+
+/// The bytes of a bytes object that is long.
+pub(crate) fn long_bytes<'a>(object: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {
+    let bytes = object.cast_exact::<PyBytes>().ok()?.as_bytes();
+    (bytes.len() >= LONG).then_some(bytes)
+}
+
+/// The object of an item that came as bytes.
+pub(crate) fn unpickle_item(py: Python<'_>, item: &[u8]) -> PyResult<Py<PyAny>> {
+    if let Some(bytes) = item.strip_prefix(BYTES) {
+        return Ok(buffer::bytes(py, bytes)?.into_any().unbind());
+    }
+    if let Some(object) = plain::load(py, item) {
+        return Ok(object.unbind());
+    }
+    Ok(loads(py)?.call1((PyBytes::new(py, item),))?.unbind())
 }
 
 /// Pickles what goes by no name (lambdas, closures, functions of a notebook) by value.
@@ -371,8 +425,14 @@ impl Payload {
             return Err(PyValueError::new_err("the message has not been sent"));
         };
         if buffers.is_empty() && objects.is_empty() {
-            if let Some(object) = crate::scalar::load(py, &pickle) {
+            let simple = crate::scalar::load(py, &pickle).or_else(|| plain::load(py, &pickle));
+            if let Some(object) = simple {
                 return Ok(object.unbind());
+            }
+        }
+        if *pickle == *BYTES {
+            if let [bytes] = &*buffers {
+                return Ok(buffer::bytes(py, bytes)?.into_any().unbind());
             }
         }
         let loads = loads(py)?;

@@ -1,10 +1,12 @@
 //! Queues.
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bunshin::front::Item;
 use bunshin::{JoinError, JoinableQueue, RecvTimeoutError, TryRecvError, TrySendError};
 use pyo3::exceptions::{PyEOFError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -14,9 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::exception;
 use crate::payload::{self, Object, Payload};
+use crate::plain;
 use crate::sync::{limit, wait};
 
 type Items = bunshin::Queue<Payload>;
+
+/// Longer bytes go in memory of their own, so that nobody waits while they are copied.
+const COPIED_UP_TO: usize = 32 << 20;
+/// While so many bytes or more are copied, other threads run.
+const DETACHED_FROM: usize = 256 << 10;
 
 /// A queue of the engine's.
 #[derive(Clone, Serialize, Deserialize)]
@@ -68,7 +76,63 @@ fn full(py: Python<'_>) -> PyErr {
     raise(py, &FULL, "Full")
 }
 
-fn put(py: Python<'_>, items: &Items, payload: Payload, limit: Option<Duration>) -> PyResult<()> {
+thread_local! {
+    /// Memory for small items.
+    static SMALL: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Puts an object in, in whatever way it goes quickest.
+fn put(
+    py: Python<'_>,
+    items: &Items,
+    object: &Bound<'_, PyAny>,
+    limit: Option<Duration>,
+) -> PyResult<()> {
+    if let Some(bytes) = payload::long_bytes(object).filter(|bytes| bytes.len() <= COPIED_UP_TO) {
+        return put_bytes(py, items, [payload::BYTES, bytes], limit);
+    }
+    let mut small = SMALL.take();
+    small.clear();
+    let done = plain::dump(object, &mut small).then(|| put_bytes(py, items, [&small, &[]], limit));
+    SMALL.set(small);
+    match done {
+        Some(done) => done,
+        None => put_payload(py, items, payload::pickle_large(object)?, limit),
+    }
+}
+
+/// Puts in an object's bytes, which lie in two places.
+fn put_bytes(
+    py: Python<'_>,
+    items: &Items,
+    parts: [&[u8]; 2],
+    limit: Option<Duration>,
+) -> PyResult<()> {
+    let sent = if parts[1].len() >= DETACHED_FROM {
+        py.detach(|| items.try_send_bytes(parts))
+    } else {
+        items.try_send_bytes(parts)
+    };
+    let sent = match sent {
+        Err(TrySendError::Full(())) if limit != Some(Duration::ZERO) => {
+            let limit = limit.unwrap_or(Duration::MAX);
+            wait(py, || items.send_bytes_timeout(parts, limit), drop)?
+        }
+        sent => sent,
+    };
+    match sent {
+        Ok(()) => Ok(()),
+        Err(TrySendError::Full(())) => Err(full(py)),
+        Err(error) => Err(exception(&error.into())),
+    }
+}
+
+fn put_payload(
+    py: Python<'_>,
+    items: &Items,
+    payload: Payload,
+    limit: Option<Duration>,
+) -> PyResult<()> {
     let sent = match items.try_send(payload) {
         // What there is no room for comes back, to be tried again.
         Err(TrySendError::Full(payload)) if limit != Some(Duration::ZERO) => {
@@ -84,20 +148,27 @@ fn put(py: Python<'_>, items: &Items, payload: Payload, limit: Option<Duration>)
     }
 }
 
-/// The next item. `Some(ZERO)` is not to wait at all.
-fn get(py: Python<'_>, items: &Items, limit: Option<Duration>) -> PyResult<Payload> {
-    match items.try_recv() {
-        Ok(payload) => return Ok(payload),
+/// The next item's object. `Some(ZERO)` is not to wait at all.
+fn get(py: Python<'_>, items: &Items, limit: Option<Duration>) -> PyResult<Py<PyAny>> {
+    match items.try_recv_either() {
+        Ok(item) => return unpickle(py, item),
         Err(TryRecvError::Empty) if limit == Some(Duration::ZERO) => return Err(empty(py)),
         Err(TryRecvError::Empty) => {}
         Err(TryRecvError::Disconnected) => return Err(PyEOFError::new_err("the queue is closed")),
         Err(error) => return Err(exception(&error.into())),
     }
     let limit = limit.unwrap_or(Duration::MAX);
-    match wait(py, || items.recv_timeout(limit), drop)? {
-        Ok(payload) => Ok(payload),
+    match wait(py, || items.recv_either_timeout(limit), drop)? {
+        Ok(item) => unpickle(py, item),
         Err(RecvTimeoutError::Timeout) => Err(empty(py)),
         Err(error) => Err(exception(&error.into())),
+    }
+}
+
+fn unpickle(py: Python<'_>, item: Item<Payload>) -> PyResult<Py<PyAny>> {
+    match item {
+        Item::Bytes(bytes) => payload::unpickle_item(py, bytes.as_slice()),
+        Item::Value(payload) => payload.unpickle(py),
     }
 }
 
@@ -199,8 +270,7 @@ impl Queue {
         let items = Self::items(slf)?;
         let limit = patience(block, timeout)?;
         slf.get().was_put.store(true, Ordering::Relaxed);
-        let sent = payload::pickle(obj).and_then(|payload| put(py, items, payload, limit));
-        match sent {
+        match put(py, items, obj, limit) {
             Err(error) if error.is_instance_of::<pyo3::exceptions::PyException>(py) => {
                 Self::refused(slf, obj, error)
             }
@@ -216,7 +286,7 @@ impl Queue {
         timeout: Option<f64>,
     ) -> PyResult<Py<PyAny>> {
         let limit = patience(block, timeout)?;
-        get(slf.py(), Self::items(slf)?, limit)?.unpickle(slf.py())
+        get(slf.py(), Self::items(slf)?, limit)
     }
 
     /// Puts an object in if there is room.
@@ -372,13 +442,12 @@ impl SimpleQueue {
 
     /// Puts an object in.
     fn put(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        let items = self.items()?;
-        put(obj.py(), items, payload::pickle(obj)?, None)
+        put(obj.py(), self.items()?, obj, None)
     }
 
     /// Takes an object out, waiting for one.
     fn get(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        get(py, self.items()?, None)?.unpickle(py)
+        get(py, self.items()?, None)
     }
 
     /// Whether there is none.
@@ -480,12 +549,11 @@ impl End {
     }
 
     fn recv(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        get(py, self.items(true)?, None)?.unpickle(py)
+        get(py, self.items(true)?, None)
     }
 
     fn send(&self, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        let items = self.items(false)?;
-        put(obj.py(), items, payload::pickle(obj)?, None)
+        put(obj.py(), self.items(false)?, obj, None)
     }
 
     fn close(&self) {

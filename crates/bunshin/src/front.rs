@@ -5,6 +5,7 @@
 pub mod memory;
 
 use std::ffi::OsString;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -19,10 +20,12 @@ use crate::connection::Sender;
 pub use crate::connection::{Arrival, Bytes, Hub};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::run_hosted;
+pub use crate::queue::{Item, ItemBytes};
 use crate::queue::{JoinableQueue, Queue};
 pub use crate::sync::plain::{
     Permit, PlainBarrier, PlainCondition, PlainEvent, PlainLock, PlainSemaphore, Taken,
 };
+use crate::sys::memory as memory_of_the_system;
 use crate::sys::{grace, interrupt, process, socket, thread};
 use crate::transport::channel;
 
@@ -45,6 +48,12 @@ pub fn pack<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
 /// As for receiving the value.
 pub fn unpack<T: DeserializeOwned>(bytes: &[u8], handles: Vec<OwnedFd>) -> Result<T> {
     decode(bytes, &mut Incoming::new(handles, Vec::new()))
+}
+
+/// Has memory of this process's own, which is about to be filled, come in large pages where that is
+/// worth the while and the system has some.
+pub fn about_to_fill(bytes: &mut [MaybeUninit<u8>]) {
+    memory_of_the_system::about_to_fill(bytes);
 }
 
 /// A handle of the system that travels in a message; the receiver gets a copy.

@@ -27,6 +27,7 @@
 //! | `a0..bf` | text of up to 31 bytes | the bytes |
 //! | `c0..cf` | a sequence of up to 15 values | the values |
 //! | `d0..df` | a map of up to 15 entries | each key and its value |
+//! | `ff` | none: what is no value begins so | |
 //!
 //! A variant that holds nothing is its name as text. A newtype is what is inside it.
 
@@ -62,6 +63,8 @@ pub(super) const VARIANT: u8 = 0x9a;
 pub(super) const SHORT_TEXT: u8 = 0xa0;
 pub(super) const SHORT_SEQ: u8 = 0xc0;
 pub(super) const SHORT_MAP: u8 = 0xd0;
+/// What bytes begin with that are sent where values are, and are none.
+pub(crate) const NO_VALUE: u8 = 0xff;
 
 /// The longest text and the most values that the first byte has room for.
 pub(super) const SHORT_TEXT_MAX: usize = 31;

@@ -9,7 +9,7 @@
 
 pub(crate) mod attachments;
 pub(crate) mod buffer;
-mod format;
+pub(crate) mod format;
 mod one_byte;
 pub(crate) mod outcome;
 mod reader;

@@ -1,7 +1,7 @@
 //! A queue of encoded items: what all queues share.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::outside::{Call, Ends};
+use super::raw::ItemBytes;
 use crate::codec::attachments::{Incoming, Outgoing};
+use crate::codec::format::NO_VALUE;
 use crate::codec::serde::{decode, encode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::queue::tasks::{Counted, Tasks, Who};
@@ -23,7 +25,7 @@ use crate::transport::channel::Failure;
 /// Buffers from this size on go beside an item, with a handle.
 const BESIDE_FROM: usize = 1 << 20;
 /// Encoded items up to this size leave their memory for the next one.
-const SPARE_MAX: usize = 1 << 20;
+const SPARE_MAX: usize = 1280 << 10;
 /// Ticks that a process spins at most before it sleeps; about as long as a wake-up takes.
 const SPIN_MAX: u64 = 120_000;
 /// Ticks that a process spins at least, where spinning has never helped.
@@ -42,10 +44,16 @@ fn spare() -> Vec<u8> {
     bytes
 }
 
-fn keep_spare(bytes: Vec<u8>) {
+pub(super) fn keep_spare(bytes: Vec<u8>) {
     if bytes.capacity() <= SPARE_MAX {
         SPARE.set(bytes);
     }
+}
+
+/// What an item was.
+pub(super) enum Taken<T> {
+    Bytes(ItemBytes),
+    Value(T),
 }
 
 /// A queue as one process has it.
@@ -171,13 +179,31 @@ impl Untyped {
 
     // -- items
 
-    pub(super) fn send<T: Serialize>(&self, value: &T, patience: Patience) -> Result<(), Failure> {
+    /// Whether it is worth while to try to send.
+    #[inline]
+    fn admit(&self, patience: Patience) -> Result<(), Failure> {
         if self.memory.is_closed() {
             return Err(Failure::Disconnected);
         }
         if patience == Patience::Never && !self.memory.has_room() {
             return Err(Failure::NotYet);
         }
+        Ok(())
+    }
+
+    /// Sends an item that is no value: bytes that lie in two places.
+    pub(super) fn send_bytes(
+        &self,
+        [first, second]: [&[u8]; 2],
+        patience: Patience,
+    ) -> Result<(), Failure> {
+        self.admit(patience)?;
+        let parts: [&[u8]; 3] = [&[NO_VALUE], first, second];
+        self.push(&parts, &mut Outgoing::default(), patience)
+    }
+
+    pub(super) fn send<T: Serialize>(&self, value: &T, patience: Patience) -> Result<(), Failure> {
+        self.admit(patience)?;
         let mut bytes = spare();
         // Handles need a place in a socket, which holds few; memory inside the queue does not.
         let beside_from = if self.memory.is_crowded() {
@@ -187,7 +213,7 @@ impl Untyped {
         };
         let mut outgoing = Outgoing::for_anyone(beside_from);
         let sent = match encode(value, &mut bytes, &mut outgoing) {
-            Ok(()) => self.push(&bytes, &mut outgoing, patience),
+            Ok(()) => self.push(&[&bytes], &mut outgoing, patience),
             Err(error) => Err(Failure::Other(error)),
         };
         keep_spare(bytes);
@@ -196,7 +222,7 @@ impl Untyped {
 
     fn push(
         &self,
-        bytes: &[u8],
+        parts: &[&[u8]],
         outgoing: &mut Outgoing,
         patience: Patience,
     ) -> Result<(), Failure> {
@@ -215,10 +241,32 @@ impl Untyped {
             self.linger(Side::Producer, patience);
         }
         let call = Call::new(&self.ends, handles);
-        Ok(self.memory.push(bytes, count, limit(patience), &call)?)
+        Ok(self.memory.push(parts, count, limit(patience), &call)?)
     }
 
     pub(super) fn recv<T: DeserializeOwned>(&self, patience: Patience) -> Result<T, Failure> {
+        let (bytes, handles) = self.pop(patience)?;
+        let value = decode(&bytes, &mut Incoming::new(handles, Vec::new()));
+        keep_spare(bytes);
+        value.map_err(Failure::Other)
+    }
+
+    /// Takes an item, which may be one of [`send_bytes`](Self::send_bytes).
+    pub(super) fn recv_either<T: DeserializeOwned>(
+        &self,
+        patience: Patience,
+    ) -> Result<Taken<T>, Failure> {
+        let (bytes, handles) = self.pop(patience)?;
+        if bytes.first() == Some(&NO_VALUE) {
+            return Ok(Taken::Bytes(ItemBytes::new(bytes, 1)));
+        }
+        let value = decode(&bytes, &mut Incoming::new(handles, Vec::new()));
+        keep_spare(bytes);
+        value.map(Taken::Value).map_err(Failure::Other)
+    }
+
+    /// Takes an item: its bytes, and its handles.
+    fn pop(&self, patience: Patience) -> Result<(Vec<u8>, Vec<OwnedFd>), Failure> {
         if !self.memory.has_item() {
             self.linger(Side::Consumer, patience);
             if patience == Patience::Never && !self.memory.has_item() {
@@ -242,12 +290,13 @@ impl Untyped {
                 self.memory.pop(&mut bytes, limit, &call, &counted)
             }
         };
-        let value = popped.map_err(Failure::from).and_then(|_| {
-            let mut incoming = Incoming::new(call.into_handles(), Vec::new());
-            decode(&bytes, &mut incoming).map_err(Failure::Other)
-        });
-        keep_spare(bytes);
-        value
+        match popped {
+            Ok(_) => Ok((bytes, call.into_handles())),
+            Err(refusal) => {
+                keep_spare(bytes);
+                Err(refusal.into())
+            }
+        }
     }
 
     /// Spins, or gives way, for as long as that is likely to be quicker than sleeping.

@@ -41,7 +41,7 @@ fn queue(capacity: u64) -> Arc<Queue> {
 }
 
 fn send(queue: &Queue, byte: u8) {
-    queue.push(&[byte], 0, FOREVER, &Nothing).unwrap();
+    queue.push(&[&[byte]], 0, FOREVER, &Nothing).unwrap();
 }
 
 /// The next item, or `None` at the end.

@@ -6,6 +6,9 @@ use super::super::segment::Shared;
 
 /// Chunks that wait to be used again.
 pub(super) const FREE: u64 = 16;
+/// Extents that do, and how long those are at most: fresh pages cost more than what is copied.
+pub(super) const KEPT: u64 = 2;
+pub(super) const KEPT_MAX: u64 = 1280 << 10;
 
 /// Where the producers go on.
 #[repr(C)]
@@ -19,6 +22,8 @@ pub(super) struct Sent {
     pub(super) reused: AtomicU64,
     /// Items with handles ever sent.
     pub(super) with_handles: AtomicU64,
+    /// Extents ever taken from the ring of kept ones.
+    pub(super) refilled: AtomicU64,
 }
 
 /// Where the consumers go on.
@@ -36,6 +41,17 @@ pub(super) struct Received {
     /// An extent likewise.
     pub(super) extent: AtomicU64,
     pub(super) extent_len: AtomicU64,
+    /// Extents ever put into the ring of kept ones.
+    pub(super) kept: AtomicU64,
+}
+
+/// An extent to be used again.
+#[repr(C)]
+#[cfg_attr(loom, derive(Default))]
+pub(super) struct Kept {
+    pub(super) extent: AtomicU64,
+    /// Its length, in whole pages.
+    pub(super) len: AtomicU64,
 }
 
 #[repr(C, align(64))]
@@ -59,32 +75,35 @@ pub(super) struct Header {
     pub(super) sent_slots: [Sent; 2],
     pub(super) sent: AtomicU64,
     pub(super) producer_cpu: AtomicU32,
-    _sent: [Unused; 13],
+    _sent: [Unused; 9],
 
     pub(super) consumers: RawLock,
     /// What a consumer has last seen of `sent`.
     pub(super) sent_seen: AtomicU64,
     _consumers: [Unused; 4],
     pub(super) received_slots: [Received; 2],
-    _received: [Unused; 8],
+    _received: [Unused; 4],
     pub(super) taken: AtomicU64,
     pub(super) consumer_cpu: AtomicU32,
     _taken: [Unused; 13],
 
     pub(super) free: [AtomicU64; FREE as usize],
+    pub(super) kept: [Kept; KEPT as usize],
+    _kept: [Unused; 8],
 }
 
 #[cfg(not(loom))]
 const _: () = {
     use std::mem::offset_of;
-    assert!(size_of::<Header>() == 640);
+    assert!(size_of::<Header>() == 704);
     assert!(offset_of!(Header, producers) == 64);
     assert!(offset_of!(Header, sent_slots) == 128);
-    assert!(offset_of!(Header, sent) == 192);
+    assert!(offset_of!(Header, sent) == 208);
     assert!(offset_of!(Header, consumers) == 256);
     assert!(offset_of!(Header, received_slots) == 320);
     assert!(offset_of!(Header, taken) == 448);
     assert!(offset_of!(Header, free) == 512);
+    assert!(offset_of!(Header, kept) == 640);
 };
 
 // SAFETY: atomics, and locks that are `Shared` themselves.

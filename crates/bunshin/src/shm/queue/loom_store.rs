@@ -38,8 +38,11 @@ pub(super) fn reserve(_segment: &Segment, _chunk: u64) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn write(segment: &Segment, at: u64, bytes: &[u8]) -> Result<()> {
-    segment.copy_in(at as usize, bytes);
+pub(super) fn write(segment: &Segment, mut at: u64, parts: &[&[u8]]) -> Result<()> {
+    for part in parts {
+        segment.copy_in(at as usize, part);
+        at += part.len() as u64;
+    }
     Ok(())
 }
 

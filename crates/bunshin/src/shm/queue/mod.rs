@@ -28,7 +28,8 @@
 //! Small items lie one behind the other in chunks; a record that says so leads from one chunk
 //! to the next. A chunk that has been read goes into a small ring of free chunks, or its
 //! memory goes back to the system if that is full. A large item has an extent of its own,
-//! which is written and read by system calls. Places in the memory behind are never used
+//! which is written and read by system calls; two that are not too long are kept for the next
+//! ones, in a ring of their own. Places in the memory behind are never used
 //! again once their memory has been given back: there are more than can be used up.
 
 mod bell;

@@ -9,7 +9,7 @@ use super::super::side::Limit;
 #[cfg(feature = "tokio")]
 use super::super::side::Shut;
 use super::super::system as thread;
-use super::header::FREE;
+use super::header::{FREE, KEPT, KEPT_MAX};
 use super::store::{self, corrupt};
 use super::{
     EXTENT, INLINE, INLINE_MAX, JUMP, JUMP_BYTES, Outside, Queue, Refusal, is_ahead, parity,
@@ -18,10 +18,10 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 
 impl Queue {
-    /// Sends an item: its bytes, and so many handles.
+    /// Sends an item: its bytes, which lie in several places, and so many handles.
     pub(crate) fn push(
         &self,
-        body: &[u8],
+        parts: &[&[u8]],
         handles: usize,
         limit: Limit,
         outside: &impl Outside,
@@ -37,7 +37,7 @@ impl Queue {
             } else if self.is_full() {
                 None
             } else {
-                Some(self.write(body, handles, outside).map_err(Refusal::from))
+                Some(self.write(parts, handles, outside).map_err(Refusal::from))
             };
             side.leave(|| self.has_room());
             if let Some(pushed) = pushed {
@@ -71,7 +71,7 @@ impl Queue {
         store::release_from(&self.segment, next.load(Ordering::Relaxed).max(QUEUE_CHUNK));
     }
 
-    fn write(&self, body: &[u8], handles: usize, outside: &impl Outside) -> Result<()> {
+    fn write(&self, parts: &[&[u8]], handles: usize, outside: &impl Outside) -> Result<()> {
         let header = self.header();
         let mut store = self.produced.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = header.sent.load(Ordering::Relaxed);
@@ -80,9 +80,11 @@ impl Queue {
         let mut next = now.next.load(Ordering::Relaxed);
         let mut reused = now.reused.load(Ordering::Relaxed);
         let with_handles = now.with_handles.load(Ordering::Relaxed);
+        let mut refilled = now.refilled.load(Ordering::Relaxed);
 
-        let is_inline = body.len() <= INLINE_MAX;
-        let inside = if is_inline { body.len() as u64 } else { 16 };
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
+        let is_inline = len <= INLINE_MAX;
+        let inside = if is_inline { len as u64 } else { 16 };
         let lot_bytes = if handles == 0 { 0 } else { 8 };
         // Tells these handles from those of an item that never came, as its producer died.
         let lot = if handles == 0 { 0 } else { thread::ticks() };
@@ -104,17 +106,25 @@ impl Queue {
             at += 8;
         }
         if is_inline {
-            head |= INLINE | (body.len() as u64) << 32;
-            store.put(&self.segment, at, body)?;
+            head |= INLINE | (len as u64) << 32;
+            for part in parts {
+                store.put(&self.segment, at, part)?;
+                at += part.len() as u64;
+            }
         } else {
             head |= EXTENT;
-            let len = body.len() as u64;
-            let extent = next.next_multiple_of(4096);
-            let end = extent.checked_add(len).filter(|end| *end < 1 << 62);
-            let end =
-                end.ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "the queue is worn out"))?;
-            store::write(&self.segment, extent, body)?;
-            next = end.next_multiple_of(4096);
+            let len = len as u64;
+            let extent = match self.kept_extent(len, next, &mut refilled) {
+                Some(extent) => extent,
+                None => {
+                    let extent = next.next_multiple_of(4096);
+                    let end = extent.checked_add(len).filter(|end| *end < 1 << 62);
+                    let worn = || Error::new(ErrorKind::OutOfMemory, "the queue is worn out");
+                    next = end.ok_or_else(worn)?.next_multiple_of(4096);
+                    extent
+                }
+            };
+            store::write(&self.segment, extent, parts)?;
             store.put(&self.segment, at, &extent.to_le_bytes())?;
             store.put(&self.segment, at + 8, &len.to_le_bytes())?;
         }
@@ -133,6 +143,7 @@ impl Queue {
         new.reused.store(reused, Ordering::Relaxed);
         let with_handles = with_handles + u64::from(handles != 0);
         new.with_handles.store(with_handles, Ordering::Relaxed);
+        new.refilled.store(refilled, Ordering::Relaxed);
         let capacity = header.capacity.load(Ordering::Relaxed);
         let seen = header.taken_seen.load(Ordering::Relaxed);
         if capacity != 0 && (sent + 1).wrapping_sub(seen) >= capacity {
@@ -154,6 +165,42 @@ impl Queue {
         self.consumers()
             .announce(|| header.sent.store(sent + 1, Ordering::Release), || true);
         Ok(())
+    }
+
+    /// An extent for so many bytes that was used before. Those that come before it and do not
+    /// fit give their memory back.
+    ///
+    /// Whoever dies here has taken none of them, with their memory or without: they are only
+    /// ever written to by the system, which makes what is not there.
+    fn kept_extent(&self, len: u64, next: u64, refilled: &mut u64) -> Option<u64> {
+        if len > KEPT_MAX {
+            return None;
+        }
+        let header = self.header();
+        let kept = settled(&header.taken, |number| {
+            &header.received_slots[parity(number)].kept
+        })?;
+        for _ in 0..KEPT {
+            if !is_ahead(kept, *refilled) {
+                break;
+            }
+            let kept = &header.kept[(*refilled % KEPT) as usize];
+            let (extent, room) = (
+                kept.extent.load(Ordering::Relaxed),
+                kept.len.load(Ordering::Relaxed),
+            );
+            *refilled += 1;
+            let end = extent.saturating_add(room);
+            if extent % 4096 != 0 || extent < QUEUE_CHUNK || room > KEPT_MAX || end > next {
+                continue;
+            }
+            // A short item in a long extent would keep the rest of it from everybody.
+            if len <= room && room <= len.saturating_mul(2) {
+                return Some(extent);
+            }
+            store::release(&self.segment, extent, room);
+        }
+        None
     }
 
     /// A chunk to go on in.

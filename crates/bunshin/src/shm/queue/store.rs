@@ -105,16 +105,22 @@ pub(super) fn reserve(segment: &Segment, chunk: u64) -> Result<()> {
         .map_err(|error| Error::os("make room in a queue", error))
 }
 
-/// Writes a large item.
-pub(super) fn write(segment: &Segment, at: u64, bytes: &[u8]) -> Result<()> {
-    memory::write_at(segment.as_fd(), at, bytes).map_err(|error| {
+/// Writes a large item, whose parts come one behind the other.
+pub(super) fn write(segment: &Segment, at: u64, parts: &[&[u8]]) -> Result<()> {
+    let mut end = at;
+    let written = parts.iter().try_for_each(|part| {
+        let from = end;
+        end += part.len() as u64;
+        memory::write_at(segment.as_fd(), from, part)
+    });
+    written.map_err(|error| {
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
         // What was written before it failed.
         memory::release(
             segment.as_fd(),
             at,
-            (bytes.len() as u64).next_multiple_of(memory::PAGE as u64),
+            (len as u64).next_multiple_of(memory::PAGE as u64),
         );
-        let len = bytes.len();
         Error::os(format!("put an item of {len} bytes into a queue"), error)
     })
 }

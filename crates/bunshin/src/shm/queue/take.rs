@@ -7,7 +7,7 @@ use super::super::layout::QUEUE_CHUNK;
 use super::super::lock::Taken;
 use super::super::side::Limit;
 use super::super::system as thread;
-use super::header::FREE;
+use super::header::{FREE, KEPT, KEPT_MAX};
 use super::store::{self, corrupt};
 use super::{
     EXTENT, INLINE, INLINE_MAX, JUMP, OnTake, Outside, Queue, Refusal, is_ahead, parity, settled,
@@ -65,6 +65,26 @@ impl Queue {
         }
     }
 
+    /// Writes an extent that has been read into the ring of those that are kept, where it counts
+    /// once the item is taken; false if it is to give its memory back.
+    fn keep(&self, extent: u64, len: u64, kept: u64) -> bool {
+        let header = self.header();
+        let len = len.next_multiple_of(4096);
+        if len > KEPT_MAX || extent < QUEUE_CHUNK {
+            return false;
+        }
+        let refilled = settled(&header.sent, |number| {
+            &header.sent_slots[parity(number)].refilled
+        });
+        let has_room = refilled.is_some_and(|refilled| kept.wrapping_sub(refilled) < KEPT);
+        if has_room {
+            let place = &header.kept[(kept % KEPT) as usize];
+            place.extent.store(extent, Ordering::Relaxed);
+            place.len.store(len, Ordering::Relaxed);
+        }
+        has_room
+    }
+
     fn read(
         &self,
         body: &mut Vec<u8>,
@@ -84,6 +104,7 @@ impl Queue {
         let mut position = now.position.load(Ordering::Relaxed);
         let mut freed = now.freed.load(Ordering::Relaxed);
         let with_handles = now.with_handles.load(Ordering::Relaxed);
+        let mut kept = now.kept.load(Ordering::Relaxed);
         let (mut chunk, mut extent, mut extent_len) = (0, 0, 0);
 
         let mut head = word(position)?;
@@ -120,6 +141,10 @@ impl Queue {
                 (extent, extent_len) = (word(at)?, word(at + 8)?);
                 store::read(&self.segment, extent, extent_len, body)?;
                 at += 16;
+                if self.keep(extent, extent_len, kept) {
+                    kept += 1;
+                    (extent, extent_len) = (0, 0);
+                }
             }
             kind => return Err(corrupt(&format!("a queue's record is of kind {kind}"))),
         }
@@ -134,6 +159,7 @@ impl Queue {
         new.chunk.store(chunk, Ordering::Relaxed);
         new.extent.store(extent, Ordering::Relaxed);
         new.extent_len.store(extent_len, Ordering::Relaxed);
+        new.kept.store(kept, Ordering::Relaxed);
         let seen = header.sent_seen.load(Ordering::Relaxed);
         if !is_ahead(seen, taken + 1) {
             let sent = header.sent.load(Ordering::Acquire);

@@ -1,6 +1,7 @@
 //! Anonymous shared memory: sealed memfds, reserved room, mappings.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
@@ -87,6 +88,7 @@ pub(crate) fn read_at(
         .try_reserve_exact(len)
         .map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))?;
     let end = bytes.len() + len;
+    about_to_fill(bytes.spare_capacity_mut());
     while bytes.len() < end {
         let left = end - bytes.len();
         let spare = &mut bytes.spare_capacity_mut()[..left];
@@ -265,6 +267,25 @@ impl Drop for Mapping {
         // SAFETY: the range was mapped by `new`, and whoever used it borrowed `self`.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
     }
+}
+
+/// From this size on, memory may have large pages in it.
+const LARGE_FROM: usize = 2 << 20;
+
+/// Has memory of this process's own, which is about to be filled, come in large pages where
+/// the system has some: page by page takes several times as long as the filling.
+pub(crate) fn about_to_fill(bytes: &mut [MaybeUninit<u8>]) {
+    if bytes.len() < LARGE_FROM {
+        return;
+    }
+    // Whole pages, of which the first and the last may have something else on them as well: an
+    // allocator's notes lie before what it gives.
+    let inside = bytes.as_mut_ptr().addr() % PAGE;
+    let start = bytes.as_mut_ptr().wrapping_byte_sub(inside);
+    let len = (inside + bytes.len()).next_multiple_of(PAGE);
+    // SAFETY: pages of this process's. A hint, which changes nothing in them, and is ignored where
+    // it is unknown.
+    let _ = unsafe { rustix::mm::madvise(start.cast(), len, Advice::LinuxHugepage) };
 }
 
 /// From this size on, copies for another processor go past this one's caches.
