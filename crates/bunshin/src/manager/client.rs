@@ -215,11 +215,21 @@ impl Client {
     #[inline]
     pub(super) fn ask(self: &Arc<Self>, op: Op, object: u64) -> Result<Ask> {
         let is_direct = matches!(op, Op::Make | Op::Method | Op::Enter | Op::Serve);
-        let connection = self.take(is_direct);
-        let mut connection = match connection {
+        let connection = match self.take(is_direct) {
             Some(connection) => connection,
             None => self.connect(is_direct)?,
         };
+        Ok(self.ask_over(connection, is_direct, op, object))
+    }
+
+    #[inline]
+    fn ask_over(
+        self: &Arc<Self>,
+        mut connection: Connection,
+        is_direct: bool,
+        op: Op,
+        object: u64,
+    ) -> Ask {
         connection.calls = connection.calls.wrapping_add(1);
         connection.request.clear();
         connection.request.resize(REQUEST, 0);
@@ -228,7 +238,7 @@ impl Client {
             heap if is_direct => Outgoing::near_server(heap, self.id),
             heap => Outgoing::to_server(heap, self.id),
         };
-        Ok(Ask {
+        Ask {
             client: Arc::clone(self),
             op,
             object,
@@ -239,7 +249,7 @@ impl Client {
             is_direct,
             connection: Some(connection),
             outgoing,
-        })
+        }
     }
 
     /// A connection that waits for its next use.
@@ -269,23 +279,34 @@ impl Client {
         }
     }
 
-    /// Lets go of an object, without waiting for anything.
+    /// Lets go of an object, without waiting for an answer.
     pub(super) fn release(self: &Arc<Self>, object: u64) {
-        let Ok(mut ask) = self.ask(Op::Release, object) else {
-            // A server that is gone holds nothing.
-            return;
-        };
-        ask.number = 1;
         // A server that is stopped is waited for once, not for every proxy.
         let patience = if lock(&self.unreleased).is_empty() {
             Patience::within(GRACE)
         } else {
             Patience::Never
         };
-        if ask.send(patience).is_err_and(|error| error.is_timeout()) {
+        if !self.let_go(object, patience) {
             lock(&self.unreleased).push(object);
             self.is_behind.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Lets go of an object; false if that has to be done later.
+    fn let_go(self: &Arc<Self>, object: u64, patience: Patience) -> bool {
+        let connection = match self.take(false) {
+            Some(connection) => connection,
+            None if patience == Patience::Never => return false,
+            None => match self.connect(false) {
+                Ok(connection) => connection,
+                // A server that is gone holds nothing.
+                Err(error) => return error.is_disconnected(),
+            },
+        };
+        let mut ask = self.ask_over(connection, false, Op::Release, object);
+        ask.number = 1;
+        !ask.send(patience).is_err_and(|error| error.is_timeout())
     }
 
     /// Becomes one more holder of an object that came in a message.
@@ -305,8 +326,11 @@ impl Client {
         }
         self.is_behind.store(false, Ordering::Relaxed);
         let unreleased = std::mem::take(&mut *lock(&self.unreleased));
-        for object in unreleased {
-            self.release(object);
+        let is_done = |object: &&u64| self.let_go(**object, Patience::Never);
+        let done = unreleased.iter().take_while(is_done).count();
+        if done < unreleased.len() {
+            lock(&self.unreleased).extend_from_slice(&unreleased[done..]);
+            self.is_behind.store(true, Ordering::Relaxed);
         }
         let mut late = lock(&self.late);
         let has_answer = |(connection, _): &(Connection, u64)| connection.wire.has_message();
@@ -534,15 +558,15 @@ impl Ask {
     /// Sends the request, and waits for the answer.
     #[inline]
     pub(super) fn call(mut self) -> Result<Answer> {
-        self.send(Patience::Forever)?;
-        let Some(connection) = &self.connection else {
-            return Err(disconnected());
-        };
         let patience = match self.patience {
             Patience::Until(deadline) => deadline
                 .checked_add(GRACE)
                 .map_or(Patience::Forever, Patience::Until),
             _ => Patience::Forever,
+        };
+        self.send(patience)?;
+        let Some(connection) = &self.connection else {
+            return Err(disconnected());
         };
         match connection.wire.receive(patience) {
             Ok(message) => {

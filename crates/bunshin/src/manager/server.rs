@@ -313,6 +313,21 @@ impl Server {
         self.expire_guests();
     }
 
+    /// Notes until when a call may wait.
+    fn note(&mut self, deadline: Instant, who: Caller) {
+        // Those that were answered in time are still there: one who is patient, and is always
+        // answered soon, would leave more and more of them.
+        if self.deadlines.len() >= 64 + 2 * self.links.len() {
+            let links = &self.links;
+            self.deadlines.retain(|Reverse((_, number, call))| {
+                let waiting = links.get(number).and_then(|link| link.waiting.as_ref());
+                waiting.is_some_and(|(who, _)| who.call == *call)
+            });
+        }
+        self.deadlines
+            .push(Reverse((deadline, who.connection, who.call)));
+    }
+
     fn expire(&mut self) {
         while let Some(Reverse((deadline, number, call))) = self.deadlines.peek().copied() {
             if deadline > Instant::now() {
@@ -646,8 +661,7 @@ impl Server {
                         let deadline =
                             Instant::now().checked_add(Duration::from_nanos(request.wait));
                         if let Some(deadline) = deadline {
-                            self.deadlines
-                                .push(Reverse((deadline, who.connection, who.call)));
+                            self.note(deadline, who);
                         }
                     }
                 }

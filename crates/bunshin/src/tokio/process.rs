@@ -1,15 +1,12 @@
 //! Processes.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
 use std::os::fd::AsFd;
-use std::pin::pin;
-use std::task::Poll;
 
 use ::tokio::io::Interest;
 use serde::de::DeserializeOwned;
 
-use super::watched::{Watched, blocking};
+use super::watched::{Watched, blocking, either};
 use crate::error::Result;
 use crate::process::{self as plain, ExitStatus, TaskError};
 
@@ -113,16 +110,6 @@ impl<R: DeserializeOwned + Send + 'static> Process<R> {
         let status = inner.join().map_err(TaskError::Pool)?;
         inner.read(message, Some(status))
     }
-}
-
-/// Waits for the first of two.
-async fn either<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
-    let (mut one, mut other) = (pin!(one), pin!(other));
-    poll_fn(|context| match one.as_mut().poll(context) {
-        Poll::Pending => other.as_mut().poll(context),
-        ready => ready,
-    })
-    .await
 }
 
 impl<R> fmt::Debug for Process<R> {

@@ -1,16 +1,13 @@
 //! Connections over sockets.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
 
 use ::tokio::io::Interest;
 use ::tokio::sync::Notify;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::watched::{Watched, give_way, take_turns};
+use super::watched::{Watched, either, give_way, take_turns};
 use crate::codec::serde::encode_for_others;
 use crate::connection::{self as plain, RecvError, SendError, TryRecvError};
 use crate::error::Result;
@@ -200,19 +197,6 @@ impl<S, R: DeserializeOwned> StreamConnection<S, R> {
     pub async fn recv(&self) -> Result<R, RecvError> {
         self.until(plain::StreamConnection::try_recv).await
     }
-}
-
-/// Waits for whichever comes first.
-async fn either(
-    one: impl Future<Output = Result<()>>,
-    other: impl Future<Output = Result<()>>,
-) -> Result<()> {
-    let (mut one, mut other) = (pin!(one), pin!(other));
-    poll_fn(|context| match one.as_mut().poll(context) {
-        Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending => other.as_mut().poll(context),
-    })
-    .await
 }
 
 impl<S, R> fmt::Debug for StreamConnection<S, R> {

@@ -4,7 +4,10 @@
 //! stand for is looked at elsewhere. So whoever has found nothing looks at the descriptor
 //! itself before it sleeps: if that says that there is something, no change may come any more.
 
+use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ::tokio::io::Interest;
@@ -156,4 +159,14 @@ pub(super) async fn blocking<R: Send + 'static>(
 /// Lets others of this thread have a turn, if they have not had one for long.
 pub(super) async fn take_turns() {
     task::coop::consume_budget().await;
+}
+
+/// Waits for the first of two.
+pub(super) async fn either<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| match one.as_mut().poll(context) {
+        Poll::Pending => other.as_mut().poll(context),
+        ready => ready,
+    })
+    .await
 }

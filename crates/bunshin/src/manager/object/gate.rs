@@ -274,6 +274,25 @@ impl Barrier {
         }
     }
 
+    /// The leader of a group is gone, or never learned that it is: its action will not be run.
+    fn lose_leader(&mut self, is_it: impl Fn(&Caller) -> bool, others: &mut Vec<Answer>) {
+        if self
+            .acting
+            .as_ref()
+            .is_some_and(|(leader, _)| is_it(leader))
+        {
+            self.break_up(others);
+        }
+    }
+
+    pub(super) fn bereave(&mut self, session: u64, others: &mut Vec<Answer>) {
+        self.lose_leader(|leader| leader.session == session, others);
+    }
+
+    pub(super) fn take_back(&mut self, answer: &Answer, others: &mut Vec<Answer>) {
+        self.lose_leader(|leader| *leader == answer.to, others);
+    }
+
     pub(super) fn leave(&mut self, connection: u64, others: &mut Vec<Answer>) {
         let is_gone = |who: &Caller| who.connection == connection;
         let led = self.acting.as_ref();

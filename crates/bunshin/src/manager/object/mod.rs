@@ -281,6 +281,7 @@ impl Object {
             Self::Lock(lock) => lock.bereave(session, others),
             Self::Condition(condition) => condition.bereave(session, others),
             Self::Semaphore(semaphore) => semaphore.bereave(session, others),
+            Self::Barrier(barrier) => barrier.bereave(session, others),
             _ => {}
         }
     }
@@ -291,6 +292,7 @@ impl Object {
             Self::Lock(lock) => lock.take_back(answer.to, others),
             Self::Condition(condition) => condition.take_back(answer.to, others),
             Self::Semaphore(semaphore) => semaphore.take_back(&answer, others),
+            Self::Barrier(barrier) => barrier.take_back(&answer, others),
             Self::Queue(queue) => queue.take_back(answer, others),
             _ => {}
         }
