@@ -134,6 +134,25 @@ fn the_first_process_is_the_main_process() {
 }
 
 #[test]
+fn only_processors_that_it_may_use_are_counted() {
+    in_child(|| {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        let all = sched_getaffinity(None).unwrap();
+        let mut one = CpuSet::new();
+        one.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap());
+        for method in StartMethod::ALL {
+            sched_setaffinity(None, &one).unwrap();
+            let child = Process::builder().start_method(method);
+            let child = child.start(cpu_count, ()).unwrap();
+            let counts = (cpu_count(), child.result().unwrap());
+            assert_eq!(counts, (1, 1), "{method}");
+            sched_setaffinity(None, &all).unwrap();
+            assert!((1..=all.count() as usize).contains(&cpu_count()));
+        }
+    });
+}
+
+#[test]
 fn an_orphan_sees_that_its_parent_is_gone() {
     in_child(|| {
         let (sender, receiver) = channel().unwrap();
