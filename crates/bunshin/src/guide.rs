@@ -29,6 +29,9 @@ mod queue {}
 mod process {}
 #[doc = include_str!("../../../docs/guide/shared.md")]
 mod shared {}
+#[cfg(feature = "tls")]
+#[doc = include_str!("../../../docs/guide/tls.md")]
+mod tls {}
 #[cfg(feature = "tokio")]
 #[doc = include_str!("../../../docs/guide/tokio.md")]
 mod tokio {}
