@@ -98,8 +98,13 @@ def preparation(process_obj):
     from ._replace import VARIABLE
 
     tracker = resource_tracker._resource_tracker._fd
+    data = spawn.get_preparation_data(process_obj._name)
+    # In a notebook, at a prompt, and under `-c`.
+    _native.set_main_is_private(
+        "init_main_from_name" not in data and "init_main_from_path" not in data
+    )
     return {
-        "data": spawn.get_preparation_data(process_obj._name),
+        "data": data,
         "tracker": None if tracker is None else _native.Descriptor(tracker),
         "top": _native.top(),
         "parent": os.getpid(),

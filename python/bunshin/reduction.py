@@ -89,8 +89,8 @@ def _cannot_be_named(error):
 
 
 def _dump_by_value(obj, error):
-    """Pickles what `error` says that pickle cannot."""
-    if not _cannot_be_named(error):
+    """Pickles what `error` says that pickle cannot, or without one what it names in vain."""
+    if error is not None and not _cannot_be_named(error):
         raise error
     import cloudpickle
 
@@ -101,6 +101,8 @@ def _dump_by_value(obj, error):
     try:
         pickler.dump(obj)
     except Exception:
+        if error is None:
+            raise
         raise error from None
     return sink.getvalue(), [buffer.raw() for buffer in buffers]
 

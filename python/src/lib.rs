@@ -9,6 +9,7 @@ mod error;
 mod fork;
 mod heap;
 mod interpreter;
+mod main_module;
 mod manager;
 mod named;
 mod number;
@@ -45,6 +46,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(process::run_child, module)?)?;
     module.add_class::<payload::Descriptor>()?;
     module.add_function(wrap_pyfunction!(payload::dumps_plain, module)?)?;
+    module.add_function(wrap_pyfunction!(main_module::set_main_is_private, module)?)?;
     module.add_class::<manager::Caller>()?;
     module.add_class::<manager::Server>()?;
     module.add_class::<manager::Reply>()?;

@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::buffer::{self, Borrowed, SharedBuffer};
 use crate::connection::{Connection, Link};
 use crate::error::exception;
-use crate::plain;
+use crate::{main_module, plain};
 
 /// Pickles up to this size are copied into a bytes object rather than lent.
 const COPIED_UP_TO: usize = 4 << 10;
@@ -208,7 +208,15 @@ pub(crate) fn pickle(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
 
 /// As [`pickle`], of an object that [`plain`] does not write.
 pub(crate) fn pickle_large(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
-    by_pickler(object).or_else(|error| by_value(object.py(), object, error))
+    match by_pickler(object) {
+        Ok(Payload::Leaving { pickle, .. })
+            if long_bytes(object).is_none() && main_module::is_needed(pickle.bytes()) =>
+        {
+            by_value(object.py(), object, None)
+        }
+        Err(error) => by_value(object.py(), object, Some(error)),
+        named => named,
+    }
 }
 
 /// As [`pickle`], of an object all parts of which pickle can name.
@@ -300,8 +308,10 @@ pub(crate) fn unpickle_item(py: Python<'_>, item: &[u8]) -> PyResult<Py<PyAny>> 
     Ok(loads(py)?.call1((PyBytes::new(py, item),))?.unbind())
 }
 
-/// Pickles what goes by no name (lambdas, closures, functions of a notebook) by value.
-fn by_value(py: Python<'_>, object: &Bound<'_, PyAny>, error: PyErr) -> PyResult<Payload> {
+/// Pickles what goes by no name (lambdas, closures, functions of a notebook) by value; `error` is
+/// what pickle says of it.
+#[cold]
+fn by_value(py: Python<'_>, object: &Bound<'_, PyAny>, error: Option<PyErr>) -> PyResult<Payload> {
     static DUMP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let dump = DUMP.import(py, "bunshin.reduction", "_dump_by_value")?;
     LEAVING.with_borrow_mut(|stack| stack.push(Vec::new()));
