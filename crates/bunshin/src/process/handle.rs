@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::bootstrap::{FAILED, RETURNED};
 use super::builder::ProcessBuilder;
 use super::exit::ExitStatus;
+use super::lookout::Lookout;
 use super::outcome::{TaskError, WorkerLost};
 use super::target::Target;
 use crate::codec::outcome::Failure;
@@ -26,6 +27,9 @@ use crate::transport::{Patience, heirs, stream};
 
 /// How long reading what a dead child has sent may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+static ANSWERS: Lookout = Lookout::new();
+static ENDS: Lookout = Lookout::new();
 
 /// A child process, whatever it returns.
 #[derive(Debug)]
@@ -89,13 +93,9 @@ impl Child {
         }
         // Not under the lock: other threads may want to look, or to kill.
         if patience != Patience::Never {
-            let mut ready = Vec::new();
-            socket::poll(
-                &[(self.pidfd(), Interest::Readable)],
-                patience.deadline(),
-                &mut ready,
-            )
-            .map_err(|error| Error::os(self.what("join"), error))?;
+            let pidfd = [(self.pidfd(), Interest::Readable)];
+            let waited = ENDS.poll(&pidfd, patience, &mut Vec::new());
+            waited.map_err(|error| Error::os(self.what("join"), error))?;
         }
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if status.is_none() {
@@ -626,7 +626,8 @@ impl<R: DeserializeOwned> Process<R> {
         ];
         let mut ready = Vec::new();
         let is_ready = |ready: &[bool], at: usize| ready.get(at) == Some(&true);
-        let waited = socket::poll(&watched, None, &mut ready).and_then(|_| {
+        let waited = ANSWERS.poll(&watched, Patience::Forever, &mut ready);
+        let waited = waited.and_then(|_| {
             if is_ready(&ready, 0) {
                 return Ok((true, is_ready(&ready, 1)));
             }

@@ -1,6 +1,7 @@
 //! Processes: starting them, talking to them, and how they end.
 //!
-//! - `handle`: [`Process`](crate::Process), what the parent holds.
+//! - `handle`: [`Process`](crate::Process), what the parent holds; `lookout`: how it waits for what
+//!   a child is about to do.
 //! - `builder`: how one is started; `start_method`, `target`: by what, and doing what.
 //! - `current`: who this process is, who started it, and whom it has started.
 //! - `fork`, `spawn`, `forkserver`: the three start methods; `launcher` is the thread
@@ -16,6 +17,7 @@ pub(crate) mod fork;
 mod forkserver;
 mod handle;
 mod launcher;
+mod lookout;
 pub(crate) mod outcome;
 pub(crate) mod panic;
 mod spawn;
