@@ -36,6 +36,11 @@ def prepare():
 
 
 def _set_command():
+    from . import _start
+
+    if _start.is_frozen():
+        _native.set_names_command([os.fsdecode(spawn.get_executable()), _start.FROZEN])
+        return
     program = _PROGRAM.format(path=_native.__file__)
     _native.set_names_command([os.fsdecode(spawn.get_executable()), "-I", "-S", "-c", program])
 

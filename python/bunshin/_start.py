@@ -12,20 +12,39 @@ from . import _native
 
 __all__ = ()
 
+#: What a frozen program is started with to become a child, or what removes names.
+FROZEN = "--bunshin-child"
+
 #: What an interpreter is started with to become a child.
 PROGRAM = "import sys; sys.path.append({path!r}); from bunshin._start import main; main()"
 
 
 def command():
     """The words that start an interpreter as a child."""
-    path = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    flags = util._args_from_interpreter_flags()
-    program = PROGRAM.format(path=path)
     main = getattr(sys.modules["__main__"], "__file__", None)
     # What `set_forkserver_preload` was given; it counts when the server is started.
     modules = forkserver._forkserver._preload_modules
     given = json.dumps([main and os.path.abspath(main), sys.path, modules])
-    return [os.fsdecode(spawn.get_executable()), *flags, "-c", program, given]
+    executable = os.fsdecode(spawn.get_executable())
+    if is_frozen():
+        return [executable, FROZEN, given]
+    path = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    flags = util._args_from_interpreter_flags()
+    return [executable, *flags, "-c", PROGRAM.format(path=path), given]
+
+
+def is_frozen():
+    """Whether the executable is this program, and no interpreter."""
+    return getattr(sys, "frozen", False)
+
+
+def freeze_support():
+    """Is a child and does not return, if this frozen program was started to be one."""
+    if is_frozen() and sys.argv[1:2] == [FROZEN]:
+        if len(sys.argv) == 2:
+            _native.run_child()
+            sys.exit()
+        main()
 
 
 def main():
@@ -99,6 +118,9 @@ def preparation(process_obj):
 
     tracker = resource_tracker._resource_tracker._fd
     data = spawn.get_preparation_data(process_obj._name)
+    if os.path.basename(data.get("init_main_from_path") or "") == "<stdin>":
+        # It cannot be read twice.
+        del data["init_main_from_path"]
     # In a notebook, at a prompt, and under `-c`.
     _native.set_main_is_private(
         "init_main_from_name" not in data and "init_main_from_path" not in data

@@ -180,6 +180,12 @@ class ForkServerProcess(_InChild, _own.ForkServerProcess):
 class _Methods:
     """What this package brings of its own."""
 
+    def freeze_support(self):
+        """Has a frozen program be a child where it was started as one."""
+        from ._start import freeze_support
+
+        freeze_support()
+
     def Pipe(self, duplex=True):
         """Returns two connected ends of a pipe."""
         from .connection import Pipe
