@@ -16,6 +16,7 @@ use crate::shm::heap::Heap;
 use crate::shm::holders::Holder;
 use crate::shm::lock::{Refused, Taken};
 use crate::shm::ring::{End, Ring};
+use crate::sys::awake::Awake;
 use crate::sys::socket::Interest;
 use crate::sys::{process, socket, thread};
 
@@ -27,6 +28,7 @@ pub(crate) const HANDLES: u8 = b'h';
 const SPIN_MAX: u64 = 120_000;
 /// Ticks that an end spins at least, where spinning has never helped.
 const SPIN_MIN: u64 = 4_000;
+
 /// Times an end gives way to a peer on the same processor before it sleeps.
 const YIELDS: u32 = 8;
 
@@ -249,6 +251,8 @@ pub(crate) struct Side {
     generation: AtomicU32,
     /// A forked child uses the other end: this one stayed with the parent.
     lost: AtomicBool,
+    /// Whether giving way pays.
+    awake: Awake,
 }
 
 impl Side {
@@ -279,6 +283,7 @@ impl Side {
             born: thread::generation(),
             generation: AtomicU32::new(NEVER),
             lost: AtomicBool::new(false),
+            awake: Awake::in_turn(),
         }
     }
 
@@ -422,22 +427,10 @@ impl Side {
                 thread::give_way();
                 done()
             }),
-            Some(_) => {
-                let start = thread::ticks();
-                loop {
-                    for _ in 0..16 {
-                        if done() {
-                            *spin = (*spin * 2).min(SPIN_MAX);
-                            return true;
-                        }
-                        std::hint::spin_loop();
-                    }
-                    if thread::ticks().wrapping_sub(start) > *spin {
-                        *spin = (*spin / 2).max(SPIN_MIN);
-                        return false;
-                    }
-                }
-            }
+            // Two ends that sleep find each other asleep: each wait is as long as a wake-up then,
+            // longer than spinning has ever helped, until one of them stays awake for so long.
+            // And the peer may have come to this processor, where it waits for this thread.
+            Some(_) => spin_until(spin, &done) || self.awake.until(done),
         }
     }
 
@@ -496,6 +489,8 @@ impl Side {
 
     /// Rings the other side, which has asked for it.
     pub(crate) fn ring_peer(&self) -> Result<(), Failure> {
+        // Whoever wakes looks next at where this end runs.
+        self.ring.set_cpu(self.end, thread::cpu());
         match socket::send(self.socket.as_fd(), &[BELL], &[], false) {
             Ok(_) => Ok(()),
             // So many bytes wait already that one more would change nothing.
@@ -512,6 +507,24 @@ impl Side {
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Spins for as long as has been worth the while, and learns from it. True once `done` says so.
+fn spin_until(spin: &mut u64, done: impl Fn() -> bool) -> bool {
+    let start = thread::ticks();
+    loop {
+        for _ in 0..16 {
+            if done() {
+                *spin = (*spin * 2).min(SPIN_MAX);
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if thread::ticks().wrapping_sub(start) > *spin {
+            *spin = (*spin / 2).max(SPIN_MIN);
+            return false;
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use super::thread;
 
 /// Ticks to stay awake; about as long as a wake-up takes.
 const TICKS: u64 = 60_000;
+/// The same where the awaited thread may be woken itself, on a processor that sleeps too.
+const TICKS_FOR_BOTH: u64 = 150_000;
 /// Ticks after which a third has run meanwhile.
 const SLICE: u64 = 4 * TICKS;
 /// Waits without a try at most.
@@ -20,6 +22,8 @@ const MOST: u32 = 16_384;
 /// What is remembered of how it went. Threads that change it at the same time lose little.
 #[derive(Debug)]
 pub(crate) struct Awake {
+    /// How long it stays awake.
+    ticks: u64,
     /// Waits to come before the next try.
     pass: AtomicU32,
     /// Waits that were passed before the last one.
@@ -28,7 +32,17 @@ pub(crate) struct Awake {
 
 impl Awake {
     pub(crate) const fn new() -> Self {
+        Self::within(TICKS)
+    }
+
+    /// For two that wait for each other in turn.
+    pub(crate) const fn in_turn() -> Self {
+        Self::within(TICKS_FOR_BOTH)
+    }
+
+    const fn within(ticks: u64) -> Self {
         Self {
+            ticks,
             pass: AtomicU32::new(0),
             passed: AtomicU32::new(0),
         }
@@ -52,7 +66,7 @@ impl Awake {
                 }
                 std::hint::spin_loop();
             }
-            if took >= TICKS {
+            if took >= self.ticks {
                 self.went(took, false);
                 return false;
             }
