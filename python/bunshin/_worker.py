@@ -9,8 +9,6 @@ import traceback
 from multiprocessing import process, util
 from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError
 
-from . import _names
-
 __all__ = ()
 
 #: What the workers that are copies of this process begin with, by the number of their pool.
@@ -18,9 +16,6 @@ inherited = {}
 
 #: Whether this process is a worker: it may have children, daemon as it is.
 is_worker = False
-
-# The function of the last task, pickled and unpickled, and whether it was pickled by value.
-_last = (None, None, True)
 
 
 def begin_forked(number):
@@ -83,35 +78,31 @@ def describe(error):
     return "".join(traceback.format_exception(error)).rstrip()
 
 
-def run(task):
-    """Runs a task: its outcome, and whether that may be pickled by value.
+def apply(function, both):
+    """Calls a function once."""
+    positional, named = both
+    return function(*positional, **named)
 
-    The outcome is whether it went well, and the result or the exception. Results are pickled as
-    functions are: those of a function that goes by its name have to go by names too.
-    """
-    global _last
-    function, arguments, shape = task
-    by_value = True
-    try:
-        if type(function) is bytes:
-            if function != _last[0]:
-                _last = (function, pickle.loads(function), b"cloudpickle" in function)
-            _, function, by_value = _last
-        if shape == 0:
-            positional, named = arguments
-            value = function(*positional, **named)
-        elif shape == 1:
-            value = [function(item) for item in arguments]
-        else:
-            value = [function(*item) for item in arguments]
-        return (True, value), by_value
-    except BaseException as error:
-        return failed(error, by_value), by_value
-    finally:
-        # A worker that is idle may be ended at any time.
-        _names.bequeath()
-        _flush(sys.stdout)
-        _flush(sys.stderr)
+
+def unpack(function, arguments):
+    """Calls a function once, with what can be unpacked."""
+    return function(*arguments)
+
+
+def map_chunk(function, items):
+    """Calls a function with each of some items."""
+    return [function(item) for item in items]
+
+
+def starmap_chunk(function, items):
+    """Calls a function with each of some tuples of arguments."""
+    return [function(*item) for item in items]
+
+
+def flush():
+    """Sends out what tasks have printed."""
+    _flush(sys.stdout)
+    _flush(sys.stderr)
 
 
 def _flush(stream):
@@ -122,15 +113,15 @@ def _flush(stream):
 
 
 def failed(error, by_value=True):
-    """The outcome of a task that raised."""
+    """What a task that raised gives instead of a result."""
     carried = ExceptionWithTraceback(error, error.__traceback__)
     try:
         # Some exceptions can be pickled and not unpickled, which the parent must not find out.
         pickle.loads(_dumps(error, by_value))
     except Exception as why:
         text = describe(error)
-        return False, MaybeEncodingError(why, RuntimeError(text))
-    return False, carried
+        return MaybeEncodingError(why, RuntimeError(text))
+    return carried
 
 
 def _dumps(error, by_value):
@@ -145,7 +136,7 @@ def _dumps(error, by_value):
 
 
 def unread(error):
-    """The outcome of a task that cannot be unpickled."""
+    """What a task that cannot be unpickled gives."""
     try:
         error.is_of_message = True
     except AttributeError:
@@ -153,16 +144,16 @@ def unread(error):
     return failed(error)
 
 
-def unsent(done, why):
-    """The outcome of a task whose result cannot be sent."""
-    error = MaybeEncodingError(why, done[1])
+def unsent(result, why):
+    """What a task gives whose result cannot be sent."""
+    error = MaybeEncodingError(why, result)
     try:
         pickle.loads(pickle.dumps(why))
         error.raised = why
     except Exception:
         # Its text has to do.
         pass
-    return False, error
+    return error
 
 
 def oom_kills():

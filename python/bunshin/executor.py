@@ -101,7 +101,7 @@ class _Crew:
                 pass
 
         try:
-            future._task = self.pool._native.submit(task, call)
+            future._task = self.pool._native.submit(*task, call)
         except BaseException:
             self.futures.pop(future, None)
             raise

@@ -5,7 +5,6 @@ others are done, and another worker takes its place.
 """
 
 import builtins
-import collections
 import itertools
 import os
 import threading
@@ -60,7 +59,8 @@ class Cancelled(ProcessError):
 
 _numbers = itertools.count(1)
 
-APPLY, MAP, STARMAP = range(3)
+# How the arguments of a task are given, as in `src/task.rs`.
+APPLY, MAP, STARMAP = range(2, 5)
 _NAMED = (types.FunctionType, types.BuiltinFunctionType)
 
 
@@ -81,13 +81,6 @@ def pickled(function):
     if isinstance(function, _NAMED) and b"cloudpickle" not in once:
         _last = (function, once)
     return once
-
-
-def _result(done):
-    ok, value = done
-    if ok:
-        return value
-    raise value
 
 
 class Pool:
@@ -179,10 +172,6 @@ class Pool:
     def _tasks(self, func, iterable, chunksize, shape):
         func = pickled(func)
         iterable = iter(iterable)
-        if chunksize == 1:
-            for item in iterable:
-                yield func, (item,), shape
-            return
         while chunk := tuple(itertools.islice(iterable, chunksize)):
             yield func, chunk, shape
 
@@ -197,21 +186,10 @@ class Pool:
     def _run_map(self, func, iterable, chunksize, shape):
         self._check_running()
         iterable, chunksize = self._chunks(iterable, chunksize)
-        results = self._native.imap(self._tasks(func, iterable, chunksize, shape), True)
-        values, first = [], None
+        results = self._native.imap(func, iterable, chunksize, shape, True)
+        first = None
         try:
-            while True:
-                try:
-                    ok, value = results.next()
-                except StopIteration:
-                    break
-                except Exception as error:
-                    first = first or error
-                    continue
-                if ok:
-                    values += value
-                else:
-                    first = first or value
+            values, first = results.all(chunksize != 1)
             if first is not None:
                 raise first
             return values
@@ -223,7 +201,15 @@ class Pool:
 
     def apply(self, func, args=(), kwds={}):
         """Calls func(*args, **kwds) in a worker, and waits for the result."""
-        return self.apply_async(func, args, kwds).get()
+        self._check_running()
+        ok, value = self._native.submit(pickled(func), (args, kwds), APPLY).get()
+        if ok:
+            return value
+        try:
+            raise value
+        finally:
+            # The traceback leads here, and would keep itself.
+            value = None
 
     def map(self, func, iterable, chunksize=None):
         """Applies func to each item, and collects the results in a list."""
@@ -245,10 +231,9 @@ class Pool:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        tasks = self._tasks(func, iterable, chunksize, MAP)
-        stream = _Stream(self._native.imap(tasks, ordered))
+        stream = _Stream(self._native.imap(func, iterable, chunksize, MAP, ordered))
         self._streams.add(stream)
-        return IMapIterator(self, stream)
+        return IMapIterator(self, stream, chunksize == 1)
 
     def _over(self, stream):
         """All that an imap gives has been taken, or is kept for it."""
@@ -258,10 +243,11 @@ class Pool:
 
     def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None):
         """Calls func(*args, **kwds) in a worker; gives a handle on the result."""
-        self._check_running()
-        task = (pickled(func), (args, kwds), APPLY)
+        if self._state != RUN:
+            raise ValueError("Pool not running")
         result = ApplyResult(self, callback, error_callback)
-        result._start(task)
+        call = result._called if callback or error_callback else None
+        result._task = self._native.submit(pickled(func), (args, kwds), APPLY, call)
         return result
 
     def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
@@ -343,16 +329,16 @@ class ApplyResult:
         self._pool = pool
         self._callback = callback
         self._error_callback = error_callback
-        self._lock = threading.Lock()
+        #: With callbacks: set once they have been called.
+        self._done = threading.Event() if callback or error_callback else None
+        #: Whether it went well, and the result or the exception.
         self._outcome = None
 
-    def _start(self, task):
-        call = self._called if self._callback or self._error_callback else None
-        self._done = threading.Event() if call else None
-        self._task = self._pool._native.submit(task, call)
-
     def _called(self, done, error):
-        self._settle(done, error)
+        self._outcome = (False, error) if error is not None else done
+        self._call()
+
+    def _call(self):
         ok, value = self._outcome
         try:
             if ok and self._callback:
@@ -361,9 +347,6 @@ class ApplyResult:
                 self._error_callback(value)
         finally:
             self._done.set()
-
-    def _settle(self, done, error):
-        self._outcome = (False, error) if error is not None else done
 
     def ready(self):
         """Whether the result is there."""
@@ -375,8 +358,7 @@ class ApplyResult:
         """Whether the call raised nothing; only to be asked when it is ready."""
         if not self.ready():
             raise ValueError(f"{self!r} not ready")
-        self._take()
-        return self._outcome[0]
+        return self._get(0)[0]
 
     def wait(self, timeout=None):
         """Waits until the result is there, for so long at most."""
@@ -385,21 +367,21 @@ class ApplyResult:
         elif self._outcome is None:
             self._task.wait(timeout)
 
+    def _get(self, timeout):
+        """The outcome; nothing if it is not there in that time."""
+        if self._done is not None:
+            return self._outcome if self._done.wait(timeout) else None
+        return self._task.get(timeout)
+
     def get(self, timeout=None):
         """Waits for the result and gives it, or raises what the call raised."""
-        self.wait(timeout)
-        if not self.ready():
+        done = self._get(timeout)
+        if done is None:
             raise TimeoutError
-        self._take()
-        return _result(self._outcome)
-
-    def _take(self):
-        with self._lock:
-            if self._outcome is None:
-                try:
-                    self._settle(self._task.take(), None)
-                except Exception as error:
-                    self._settle(None, error)
+        ok, value = done
+        if ok:
+            return value
+        raise value
 
     def cancel(self, kill=False):
         """Cancels the call if it has not begun; with `kill`, ends its worker if it has."""
@@ -426,9 +408,12 @@ class ThreadPool(_own.ThreadPool):
 class MapResult(ApplyResult):
     """A handle on the results of a map."""
 
+    def __init__(self, pool, callback, error_callback):
+        super().__init__(pool, callback, error_callback)
+        self._lock = threading.Lock()
+
     def _start(self, tasks):
-        has_calls = bool(self._callback or self._error_callback)
-        self._done = threading.Event() if has_calls else None
+        has_calls = self._done is not None
         self._left = len(tasks)
         if has_calls and not tasks:
             self._outcome = (True, [])
@@ -436,7 +421,7 @@ class MapResult(ApplyResult):
         self._parts = [None] * len(tasks)
         submit = self._pool._native.submit
         self._tasks = [
-            submit(task, self._part(index) if has_calls else None)
+            submit(*task, self._part(index) if has_calls else None)
             for index, task in enumerate(tasks)
         ]
 
@@ -451,16 +436,6 @@ class MapResult(ApplyResult):
             self._call()
 
         return call
-
-    def _call(self):
-        ok, value = self._outcome
-        try:
-            if ok and self._callback:
-                self._callback(value)
-            elif not ok and self._error_callback:
-                self._error_callback(value)
-        finally:
-            self._done.set()
 
     def _join(self):
         for ok, value in self._parts:
@@ -484,15 +459,15 @@ class MapResult(ApplyResult):
                 if not task.wait(None if deadline is None else max(0, deadline - time.monotonic())):
                     return
 
-    def _take(self):
+    def _get(self, timeout):
+        self.wait(timeout)
+        if not self.ready():
+            return None
         with self._lock:
             if self._outcome is None:
-                for index, task in enumerate(self._tasks):
-                    try:
-                        self._parts[index] = task.take()
-                    except Exception as error:
-                        self._parts[index] = (False, error)
+                self._parts = [task.get() for task in self._tasks]
                 self._join()
+        return self._outcome
 
     def cancel(self, kill=False):
         return sum(task.cancel(kill) for task in self._tasks)
@@ -503,7 +478,7 @@ class _Stream:
 
     def __init__(self, results):
         self._results = results
-        self._kept = collections.deque()
+        self.ready = results.ready
         self._lock = threading.Lock()
         self._is_over = False
 
@@ -512,42 +487,33 @@ class _Stream:
         if not self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
             raise builtins.TimeoutError
         try:
-            if self._kept:
-                return self._kept.popleft()
             if self._is_over:
                 raise StopIteration
-            return self._take(timeout)
+            try:
+                return self._results.next(timeout)
+            except StopIteration:
+                self._is_over = True
+                self._results.close()
+                raise
         finally:
             self._lock.release()
 
     def drain(self):
         """Waits for all of it, and keeps it."""
-        while True:
-            with self._lock:
-                if self._is_over:
-                    return
-                try:
-                    self._kept.append(self._take(None))
-                except StopIteration:
-                    return
-                except Exception as error:
-                    self._kept.append((False, error))
-
-    def _take(self, timeout):
-        try:
-            return self._results.next(timeout)
-        except StopIteration:
-            self._is_over = True
-            self._results.close()
-            raise
+        with self._lock:
+            if not self._is_over:
+                self._results.drain()
 
 
 class IMapIterator:
     """The results of an imap."""
 
-    def __init__(self, pool, stream):
+    def __init__(self, pool, stream, is_single):
         self._pool = pool
         self._stream = stream
+        self._ready = stream.ready
+        # Whether an outcome is one result, and not a list of them.
+        self._is_single = is_single
         self._items = iter(())
 
     def __iter__(self):
@@ -555,17 +521,25 @@ class IMapIterator:
 
     def next(self, timeout=None):
         """The next result; raises `TimeoutError` if it does not come in that time."""
-        for item in self._items:
-            return item
+        if not self._is_single:
+            for item in self._items:
+                return item
         while True:
-            try:
-                done = self._stream.next(timeout)
-            except StopIteration:
-                self._pool._over(self._stream)
-                raise
-            except builtins.TimeoutError:
-                raise TimeoutError from None
-            self._items = iter(_result(done))
+            done = self._ready()
+            if done is None:
+                try:
+                    done = self._stream.next(timeout)
+                except StopIteration:
+                    self._pool._over(self._stream)
+                    raise
+                except builtins.TimeoutError:
+                    raise TimeoutError from None
+            ok, value = done
+            if not ok:
+                raise value
+            if self._is_single:
+                return value
+            self._items = iter(value)
             for item in self._items:
                 return item
 

@@ -21,6 +21,7 @@ mod queue;
 mod scalar;
 mod sync;
 mod synchronized;
+mod task;
 
 use pyo3::prelude::*;
 
@@ -28,6 +29,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     fork::watch_signals();
     interpreter::watch_forks();
+    bunshin::front::on_idle(task::idle);
     named::set_top(std::process::id());
     module.add_class::<connection::Connection>()?;
     module.add_class::<buffer::SharedBuffer>()?;

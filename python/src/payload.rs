@@ -391,12 +391,20 @@ pub(crate) fn into_bytes(py: Python<'_>, arrival: Arrival<Payload>) -> PyResult<
     }
 }
 
-fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+pub(crate) fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     LOADS.import(py, "pickle", "loads")
 }
 
 impl Payload {
+    /// How long its pickle is.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Leaving { pickle, .. } => pickle.bytes().len(),
+            Self::Arrived { pickle, .. } => pickle.len(),
+        }
+    }
+
     /// Its bytes, if nothing goes beside them.
     pub(crate) fn alone(&self) -> Option<&[u8]> {
         match self {

@@ -1,29 +1,18 @@
 //! The engine's pool for Python's `Pool`: tasks and results are messages.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bunshin::{Imap, StartMethod, TaskError, TaskHandle};
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTimeoutError, PyValueError};
+use pyo3::exceptions::{PyStopIteration, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
-use serde::{Deserialize, Serialize};
+use pyo3::types::{PyIterator, PyList, PyRange, PyTuple};
+use serde::Serialize;
 
 use crate::error::exception;
 use crate::payload::{self, Payload};
-
-/// A result, which the handle and its callback both want.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Outcome(Mutex<Option<Payload>>);
-
-impl Outcome {
-    fn unpickle(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let payload = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        payload
-            .ok_or_else(|| PyRuntimeError::new_err("the result was taken already"))?
-            .unpickle(py)
-    }
-}
+use crate::task::{self, Function, Outcome, Shape, execute};
 
 // ---------------------------------------------------------------------------
 // In workers
@@ -67,37 +56,6 @@ fn end() {
     });
 }
 
-/// What a worker runs for each task: gives whether it went well, and the result or exception.
-fn execute(task: Payload) -> Outcome {
-    let payload = Python::attach(|py| {
-        let done = (|| -> PyResult<Payload> {
-            let worker = py.import(pyo3::intern!(py, "bunshin._worker"))?;
-            let (done, by_value) = match task.unpickle(py) {
-                Ok(task) => worker
-                    .call_method1(pyo3::intern!(py, "run"), (task,))?
-                    .extract()?,
-                Err(error) => (worker.call_method1("unread", (error.value(py),))?, true),
-            };
-            let pickled = match by_value {
-                true => payload::pickle(&done),
-                false => payload::pickle_by_name(&done),
-            };
-            pickled.or_else(|error| {
-                payload::pickle(&worker.call_method1("unsent", (&done, error.value(py)))?)
-            })
-        })();
-        done.or_else(|error| {
-            let text = PyString::new(py, &error.to_string());
-            payload::pickle((false, text).into_pyobject(py)?.as_any())
-        })
-    });
-    match payload {
-        Ok(payload) => Outcome(Mutex::new(Some(payload))),
-        // Not even a text can be pickled: there is no memory.
-        Err(error) => std::panic::panic_any(error.to_string()),
-    }
-}
-
 // ---------------------------------------------------------------------------
 // In the parent
 
@@ -131,11 +89,19 @@ fn task_exception(py: Python<'_>, error: &TaskError) -> PyErr {
     made.unwrap_or_else(|error| error)
 }
 
-fn settle(py: Python<'_>, result: Result<Outcome, TaskError>) -> PyResult<Py<PyAny>> {
+/// What became of a task: whether it went well, and its result or exception.
+type Settled = (bool, Py<PyAny>);
+
+fn settle(py: Python<'_>, result: Result<Outcome, TaskError>) -> PyResult<Settled> {
     match result {
         Ok(outcome) => outcome.unpickle(py),
         Err(error) => Err(task_exception(py, &error)),
     }
+}
+
+/// As [`settle`], where each task is to have something.
+fn settle_all(py: Python<'_>, result: Result<Outcome, TaskError>) -> Settled {
+    settle(py, result).unwrap_or_else(|error| (false, error.into_value(py).into_any()))
 }
 
 /// A pool of workers.
@@ -182,15 +148,24 @@ impl Pool {
     }
 
     /// Gives the pool a task. `call` is called with what became of it, if it is given.
-    #[pyo3(signature = (task, call=None, limit=None))]
+    #[pyo3(signature = (function, arguments, shape, call=None, limit=None))]
     fn submit(
         &self,
         py: Python<'_>,
-        task: &Bound<'_, PyAny>,
+        function: Bound<'_, PyAny>,
+        arguments: &Bound<'_, PyAny>,
+        shape: u8,
         call: Option<Py<PyAny>>,
         limit: Option<f64>,
     ) -> PyResult<Task> {
-        let payload = payload::pickle(task)?;
+        let function = Function::new(function);
+        let task = match Shape::given(shape)? {
+            Shape::Apply => {
+                let (positional, named) = arguments.extract()?;
+                task::Task::apply(&function, &positional, &named)?
+            }
+            shape => task::Task::new(&function, shape, arguments)?,
+        };
         let limit = limit.map(Duration::try_from_secs_f64).transpose();
         let limit = limit.map_err(|error| PyValueError::new_err(error.to_string()))?;
         let handle = py.detach(|| {
@@ -198,7 +173,7 @@ impl Pool {
             if let Some(limit) = limit {
                 batch = batch.timeout(limit);
             }
-            let handle = batch.apply_async(execute, (payload,));
+            let handle = batch.apply_async(execute, (task,));
             match call {
                 None => handle,
                 Some(call) => {
@@ -213,19 +188,40 @@ impl Pool {
                 }
             }
         });
-        Ok(Task(Mutex::new(Some(Arc::new(handle)))))
+        Ok(Task {
+            handle: Mutex::new(Some(Arc::new(handle))),
+            done: Mutex::new(None),
+        })
     }
 
-    /// Runs all tasks that an iterator gives; gives what became of each, in order.
-    fn imap(&self, py: Python<'_>, tasks: Py<PyAny>, ordered: bool) -> PyResult<Results> {
+    /// Calls a function (what `bunshin.pool.pickled` makes of it) with each item, so many in a
+    /// task; gives what became of each task, in order if `is_ordered`.
+    fn imap(
+        &self,
+        py: Python<'_>,
+        function: Py<PyAny>,
+        items: &Bound<'_, PyAny>,
+        chunk: usize,
+        shape: u8,
+        is_ordered: bool,
+    ) -> PyResult<Results> {
         let raised = Arc::new(Mutex::new(None));
+        let is_list = items.is_exact_instance_of::<PyList>()
+            || items.is_exact_instance_of::<PyTuple>()
+            || items.is_exact_instance_of::<PyRange>();
         let tasks = Tasks {
-            tasks,
+            function: Callable::Given(function),
+            items: items.try_iter()?.unbind(),
+            chunk,
+            shape: Shape::given(shape)?,
+            is_list,
+            ahead: VecDeque::new(),
+            is_over: false,
             raised: Arc::clone(&raised),
         };
         let pool = &self.0;
         let imap: Box<dyn Next> = py.detach(|| -> Box<dyn Next> {
-            if ordered {
+            if is_ordered {
                 Box::new(pool.imap(execute, tasks))
             } else {
                 Box::new(pool.imap_unordered(execute, tasks))
@@ -233,6 +229,7 @@ impl Pool {
         });
         Ok(Results {
             imap: Mutex::new(Some(imap)),
+            ready: Mutex::new(VecDeque::new()),
             raised,
         })
     }
@@ -255,9 +252,9 @@ impl Pool {
     }
 }
 
-fn tell(py: Python<'_>, call: &Py<PyAny>, result: PyResult<Py<PyAny>>) {
+fn tell(py: Python<'_>, call: &Py<PyAny>, result: PyResult<Settled>) {
     let told = match result {
-        Ok(value) => call.call1(py, (value, py.None())),
+        Ok(settled) => call.call1(py, (settled, py.None())),
         Err(error) => call.call1(py, (py.None(), error.value(py))),
     };
     if let Err(error) = told {
@@ -267,16 +264,22 @@ fn tell(py: Python<'_>, call: &Py<PyAny>, result: PyResult<Py<PyAny>>) {
 
 /// A task that is under way.
 #[pyclass(module = "bunshin._native", frozen)]
-pub(crate) struct Task(Mutex<Option<Arc<TaskHandle<Outcome>>>>);
+pub(crate) struct Task {
+    /// Until its outcome is taken.
+    handle: Mutex<Option<Arc<TaskHandle<Outcome>>>>,
+    /// From then on: whether it went well, and its result or exception.
+    done: Mutex<Option<Py<PyAny>>>,
+}
 
 impl Task {
-    fn handle(&self) -> PyResult<Arc<TaskHandle<Outcome>>> {
-        let kept = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        kept.ok_or_else(|| PyRuntimeError::new_err("the result was taken already"))
+    fn handle(&self) -> Option<Arc<TaskHandle<Outcome>>> {
+        let kept = self.handle.lock();
+        kept.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn done(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.as_ref().map(|done| done.clone_ref(py))
     }
 }
 
@@ -285,7 +288,9 @@ impl Task {
     /// Waits; whether the task is done.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let handle = self.handle()?;
+        let Some(handle) = self.handle() else {
+            return Ok(true);
+        };
         let timeout = timeout
             .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
         let waited = py.detach(|| {
@@ -303,27 +308,55 @@ impl Task {
         waited.map_err(|error| exception(&error))
     }
 
-    /// What the worker gave for a task that is done: once.
-    fn take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Waits for what became of the task: whether it went well, and its result or exception.
+    /// Nothing if it is not done in that time.
+    #[pyo3(signature = (timeout=None))]
+    fn get(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(done) = self.done(py) {
+            return Ok(Some(done));
+        }
+        if !self.wait(py, timeout)? {
+            return Ok(None);
+        }
+        let kept = self
+            .handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(mut shared) = kept else {
+            // Another thread is just making the result of it.
+            loop {
+                if let Some(done) = self.done(py) {
+                    return Ok(Some(done));
+                }
+                py.detach(std::thread::yield_now);
+            }
+        };
         let handle = loop {
-            match kept.map(Arc::try_unwrap) {
-                None => return Err(PyRuntimeError::new_err("the result was taken already")),
-                Some(Ok(handle)) => break handle,
+            match Arc::try_unwrap(shared) {
+                Ok(handle) => break handle,
                 // Another thread is just leaving its wait.
-                Some(Err(shared)) => {
-                    kept = Some(shared);
+                Err(still) => {
+                    shared = still;
                     py.detach(std::thread::yield_now);
                 }
             }
         };
         let result = py.detach(|| handle.get());
-        settle(py, result)
+        let settled = settle_all(py, result)
+            .into_pyobject(py)?
+            .into_any()
+            .unbind();
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done = Some(settled.clone_ref(py));
+        Ok(Some(settled))
     }
 
     /// Cancels the task if it has not begun, or with `kill` also then.
     fn cancel(&self, py: Python<'_>, kill: bool) -> PyResult<bool> {
-        let handle = self.handle()?;
+        let Some(handle) = self.handle() else {
+            return Ok(false);
+        };
         Ok(py.detach(|| {
             let cancelled = if kill { handle.kill() } else { handle.cancel() };
             drop(handle);
@@ -332,31 +365,82 @@ impl Task {
     }
 }
 
-/// Tasks that an iterator gives, pickled as they are wanted.
+/// Tasks made ahead of need at most, and bytes in them.
+const AHEAD: usize = 32;
+const AHEAD_BYTES: usize = 4 << 10;
+
+enum Callable {
+    Given(Py<PyAny>),
+    Ready(Function),
+}
+
+/// The tasks of a map, made as they are wanted.
 pub(crate) struct Tasks {
-    tasks: Py<PyAny>,
+    /// Pickled when there is something to call it with.
+    function: Callable,
+    items: Py<PyIterator>,
+    chunk: usize,
+    shape: Shape,
+    /// Whether nobody can tell when items are taken.
+    is_list: bool,
+    ahead: VecDeque<task::Task>,
+    is_over: bool,
     raised: Arc<Mutex<Option<PyErr>>>,
 }
 
-impl Iterator for Tasks {
-    type Item = Payload;
-
-    fn next(&mut self) -> Option<Payload> {
-        Python::attach(|py| {
-            let next = self
-                .tasks
-                .bind(py)
-                .call_method0(pyo3::intern!(py, "__next__"));
-            match next.and_then(|task| payload::pickle(&task)) {
-                Ok(payload) => Some(payload),
-                Err(error) if error.is_instance_of::<PyStopIteration>(py) => None,
-                Err(error) => {
-                    let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
-                    *raised = Some(error);
-                    None
+impl Tasks {
+    /// Makes some tasks; none after the last.
+    fn make(&mut self, py: Python<'_>) -> PyResult<()> {
+        let mut bytes = 0;
+        let most = if self.is_list { AHEAD } else { 1 };
+        while self.ahead.len() < most && bytes < AHEAD_BYTES && !self.is_over {
+            let mut items = self.items.bind(py).clone();
+            let (shape, arguments) = if self.chunk == 1 {
+                let Some(item) = items.next().transpose()? else {
+                    self.is_over = true;
+                    break;
+                };
+                match self.shape {
+                    Shape::Map => (Shape::One, item),
+                    _ => (Shape::Tuple, item),
                 }
+            } else {
+                let chunk = items.take(self.chunk).collect::<PyResult<Vec<_>>>()?;
+                if chunk.is_empty() {
+                    self.is_over = true;
+                    break;
+                }
+                (self.shape, PyTuple::new(py, chunk)?.into_any())
+            };
+            if let Callable::Given(function) = &self.function {
+                let pool = py.import("bunshin.pool")?;
+                let function = pool.call_method1("pickled", (function,))?;
+                self.function = Callable::Ready(Function::new(function));
             }
-        })
+            let Callable::Ready(function) = &self.function else {
+                break;
+            };
+            let task = task::Task::new(function, shape, &arguments)?;
+            bytes += task.len();
+            self.ahead.push_back(task);
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Tasks {
+    type Item = task::Task;
+
+    fn next(&mut self) -> Option<task::Task> {
+        if self.ahead.is_empty() && !self.is_over {
+            let made = Python::attach(|py| self.make(py));
+            if let Err(error) = made {
+                self.is_over = true;
+                let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+                *raised = Some(error);
+            }
+        }
+        self.ahead.pop_front()
     }
 }
 
@@ -381,38 +465,122 @@ where
     }
 }
 
+/// Results that are taken from the engine at a time.
+const AT_A_TIME: usize = 16;
+
 /// Results, one by one.
 #[pyclass(module = "bunshin._native", frozen)]
 pub(crate) struct Results {
+    /// Held while a thread waits.
     imap: Mutex<Option<Box<dyn Next>>>,
+    /// Those that there are, and were not asked for yet. Never held while something is done.
+    ready: Mutex<VecDeque<Result<Outcome, TaskError>>>,
     /// What the iterator of the tasks raised.
     raised: Arc<Mutex<Option<PyErr>>>,
 }
 
-#[pymethods]
 impl Results {
-    /// The next result; `StopIteration` after the last, `TimeoutError` if it has not come.
-    #[pyo3(signature = (timeout=None))]
-    fn next(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
-        let next = py.detach(|| {
+    /// What the iterator of the tasks raised: once.
+    fn raised(&self) -> Option<PyErr> {
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        raised.take()
+    }
+
+    fn pop(&self) -> Option<Result<Outcome, TaskError>> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.pop_front()
+    }
+
+    /// Takes what there is, at least one and at most `most`. False if there are no more.
+    fn fetch(&self, py: Python<'_>, timeout: Option<f64>, most: usize) -> PyResult<bool> {
+        let timeout = timeout
+            .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+        let fetched = py.detach(|| {
             let mut kept = self.imap.lock().unwrap_or_else(PoisonError::into_inner);
-            let imap = kept.as_mut()?;
-            Some(imap.next_within(timeout.map(|seconds| {
-                Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
-            })))
+            let Some(imap) = kept.as_mut() else {
+                return Ok(false);
+            };
+            let mut timeout = timeout;
+            let mut fetched = Vec::new();
+            let is_more = loop {
+                match imap.next_within(timeout) {
+                    Ok(Some(result)) => fetched.push(result),
+                    Ok(None) => break Ok(!fetched.is_empty()),
+                    Err(_) if !fetched.is_empty() => break Ok(true),
+                    Err(error) => break Err(error),
+                }
+                timeout = Some(Duration::ZERO);
+                if fetched.len() >= most {
+                    break Ok(true);
+                }
+            };
+            let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+            ready.extend(fetched);
+            is_more
         });
         if let Some(raised) = crate::fork::take_raised() {
             return Err(raised);
         }
-        match next {
-            Some(Ok(Some(result))) => settle(py, result),
-            Some(Err(error)) if error.is_timeout() => Err(PyTimeoutError::new_err("not yet")),
-            Some(Err(error)) => Err(exception(&error)),
-            Some(Ok(None)) | None => {
-                let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
-                Err(raised
-                    .take()
-                    .unwrap_or_else(|| PyStopIteration::new_err(())))
+        match fetched {
+            Ok(is_more) => Ok(is_more),
+            Err(error) if error.is_timeout() => Err(PyTimeoutError::new_err("not yet")),
+            Err(error) => Err(exception(&error)),
+        }
+    }
+}
+
+#[pymethods]
+impl Results {
+    /// The next result, if it was fetched by now: whether it went well, and what it is.
+    fn ready(&self, py: Python<'_>) -> Option<Settled> {
+        self.pop().map(|result| settle_all(py, result))
+    }
+
+    /// The next result; `StopIteration` after the last, `TimeoutError` if it has not come.
+    #[pyo3(signature = (timeout=None))]
+    fn next(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Settled> {
+        loop {
+            if let Some(result) = self.pop() {
+                return Ok(settle_all(py, result));
+            }
+            if !self.fetch(py, timeout, AT_A_TIME)? {
+                let over = || PyStopIteration::new_err(());
+                return Err(self.raised().unwrap_or_else(over));
+            }
+        }
+    }
+
+    /// Waits for all of them, and keeps them.
+    fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        while self.fetch(py, None, usize::MAX)? {}
+        self.close(py);
+        Ok(())
+    }
+
+    /// Waits for all of them, and gives them as a list: each task's, or with `joined` what is in
+    /// the list that each task gives. Also gives the first exception.
+    fn all(&self, py: Python<'_>, joined: bool) -> PyResult<(Py<PyList>, Option<Py<PyAny>>)> {
+        let list = PyList::empty(py);
+        let mut first = None;
+        loop {
+            let is_more = self.fetch(py, None, usize::MAX)?;
+            while let Some(result) = self.pop() {
+                let (is_good, value) = settle_all(py, result);
+                if !is_good {
+                    first.get_or_insert(value);
+                } else if first.is_some() {
+                    // Nobody will see them.
+                } else if joined {
+                    list.call_method1(pyo3::intern!(py, "extend"), (value,))?;
+                } else {
+                    list.append(value)?;
+                }
+            }
+            if !is_more {
+                if let (None, Some(error)) = (&first, self.raised()) {
+                    first = Some(error.into_value(py).into_any());
+                }
+                return Ok((list.unbind(), first));
             }
         }
     }

@@ -155,6 +155,11 @@ pub fn clear_interrupt() {
     interrupt::clear();
 }
 
+/// Has each worker of a pool call a function before it sleeps: for what its tasks have printed.
+pub fn on_idle(call: fn()) {
+    crate::pool::on_idle(call);
+}
+
 /// As `task_done`, for a program that does not keep track of which process has taken what: an
 /// item that any process has taken counts as finished.
 ///

@@ -37,6 +37,8 @@ mod thread_imap;
 mod thread_pool;
 mod worker;
 
+pub(crate) use worker::on_idle;
+
 pub use awaited::{MapFuture, TaskFuture};
 pub use batch::Batch;
 pub use builder::PoolBuilder;

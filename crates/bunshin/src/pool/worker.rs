@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,14 @@ pub(crate) struct WorkerStart {
     pub(crate) initializer: Option<(u64, Vec<u8>)>,
     pub(crate) handles: usize,
     pub(crate) exit: Option<u64>,
+}
+
+/// What each worker of this program runs before it sleeps.
+static IDLE: OnceLock<fn()> = OnceLock::new();
+
+/// Has workers run a function before they sleep: at any time after that they may be ended.
+pub(crate) fn on_idle(call: fn()) {
+    let _ = IDLE.set(call);
 }
 
 /// What an external worker does instead of the functions that tasks name.
@@ -185,6 +193,9 @@ impl Worker {
             }
             // A worker that is asleep may be ended any time: what tasks have printed goes out.
             let _ = std::io::stdout().flush();
+            if let Some(call) = IDLE.get() {
+                call();
+            }
             self.table.arm_worker(number);
             if self.table.has_tasks() || self.table.is_closing() {
                 // The bell may ring all the same; the packet is read at the next sleep.
