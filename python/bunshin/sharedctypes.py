@@ -8,8 +8,8 @@ import ctypes
 import functools
 import weakref
 
-from . import _native, get_context, heap
-from .context import AbandonedLock, assert_spawning
+from . import _native, get_context, heap, synchronize
+from .context import assert_spawning
 from .reduction import ForkingPickler
 
 __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
@@ -143,7 +143,7 @@ def Array(typecode_or_type, size_or_initializer, *, lock=True, ctx=None):
 def _locked(size):
     """A block with a lock of its own, and that lock."""
     block = _native.Block(size, True)
-    return heap._wrap(block), _native.ValueLock(block)
+    return heap._wrap(block), synchronize._rebuild(synchronize.RLock, block)
 
 
 def _check_lock(lock):
@@ -178,11 +178,6 @@ def _place_of(obj):
         return None
     length = len(obj) if is_array else 1
     return _native.Place.of(block, item._type_, ctypes.sizeof(item), length, None)
-
-
-def _abandoned():
-    """The exception for a lock whose holder has died with it."""
-    return AbandonedLock("whoever held the lock has died; what it protects may be half changed")
 
 
 def copy(obj):

@@ -1,15 +1,13 @@
-//! Locks, semaphores, conditions, events and barriers.
+//! Conditions, events and barriers, and what all that is waited for has in common.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use bunshin::BarrierError;
-use bunshin::front::{
-    Permit, PlainBarrier, PlainCondition, PlainEvent, PlainLock, PlainSemaphore, Taken,
-};
+use bunshin::front::{PlainBarrier, PlainCondition, PlainEvent, PlainLock, PlainSemaphore, Taken};
 use pyo3::exceptions::{
-    PyAssertionError, PyOSError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
+    PyAssertionError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
 };
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -18,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::exception;
 use crate::fork::take_raised;
+use crate::lock::{Entrances, Hold, SemLock};
 use crate::payload::{self, Object};
 
 /// What lies in shared memory behind an object, on its way to a child.
@@ -80,7 +79,7 @@ pub(crate) fn wait<T: Send>(
 }
 
 #[cold]
-fn abandoned(py: Python<'_>) -> PyErr {
+pub(crate) fn abandoned(py: Python<'_>) -> PyErr {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     match CLASS.import(py, "bunshin.context", "AbandonedLock") {
         Ok(class) => PyErr::from_type(
@@ -92,344 +91,8 @@ fn abandoned(py: Python<'_>) -> PyErr {
     }
 }
 
-fn unopened() -> PyErr {
+pub(crate) fn unopened() -> PyErr {
     PyRuntimeError::new_err("the object was not initialised")
-}
-
-/// How often a thread that does not wait looks closely whether a lock's holder lives.
-const LOOK_EVERY_MS: u64 = 50;
-
-/// Milliseconds since some moment in the past.
-fn milliseconds() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    let elapsed = START.get_or_init(Instant::now).elapsed().as_millis();
-    u64::try_from(elapsed).unwrap_or(u64::MAX)
-}
-
-enum Kind {
-    Lock(PlainLock),
-    RLock(PlainLock),
-    Semaphore {
-        semaphore: PlainSemaphore,
-        /// Permits that threads of this process have taken by `with`.
-        kept: Mutex<Vec<Permit>>,
-    },
-}
-
-/// A lock, a recursive lock or a semaphore.
-#[pyclass(module = "bunshin._native", subclass, weakref, frozen)]
-pub(crate) struct SemLock {
-    kind: OnceLock<Kind>,
-    /// When this was last looked at closely.
-    looked: AtomicU64,
-}
-
-impl SemLock {
-    #[inline]
-    fn kind(&self) -> PyResult<&Kind> {
-        self.kind.get().ok_or_else(unopened)
-    }
-
-    fn open(&self, kind: Kind) -> PyResult<()> {
-        self.kind
-            .set(kind)
-            .map_err(|_| PyRuntimeError::new_err("the object was initialised before"))
-    }
-
-    fn plain(&self) -> PyResult<&PlainLock> {
-        match self.kind()? {
-            Kind::Lock(lock) | Kind::RLock(lock) => Ok(lock),
-            Kind::Semaphore { .. } => Err(PyTypeError::new_err(
-                "a condition is used with a Lock or an RLock",
-            )),
-        }
-    }
-
-    /// Takes it; how, or nothing if the time is over.
-    #[inline]
-    fn take(
-        &self,
-        py: Python<'_>,
-        block: bool,
-        timeout: Option<f64>,
-        keep: bool,
-    ) -> PyResult<Option<Taken>> {
-        match self.kind()? {
-            Kind::Lock(lock) => self.take_lock(py, lock, block, timeout),
-            Kind::RLock(lock) => {
-                if lock.is_mine() {
-                    lock.set_depth(lock.depth() + 1);
-                    return Ok(Some(Taken::Clean));
-                }
-                let taken = self.take_lock(py, lock, block, timeout)?;
-                if taken.is_some() {
-                    lock.set_depth(1);
-                }
-                Ok(taken)
-            }
-            Kind::Semaphore { semaphore, kept } => {
-                let os = |error| exception(&error);
-                let mut acquired = semaphore.try_acquire(keep).map_err(os)?;
-                if acquired.is_none() && block {
-                    let limit = limit(timeout)?;
-                    let work = || semaphore.acquire(keep, limit);
-                    let undo = |acquired| match acquired {
-                        Ok(Some((permit, _))) if keep => semaphore.give_back(permit),
-                        // There is room for what was just taken.
-                        Ok(Some(_)) => drop(semaphore.release()),
-                        _ => {}
-                    };
-                    acquired = wait(py, work, undo)?.map_err(os)?;
-                }
-                let Some((permit, taken)) = acquired else {
-                    return Ok(None);
-                };
-                if keep {
-                    kept.lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(permit);
-                }
-                Ok(Some(taken))
-            }
-        }
-    }
-
-    #[inline]
-    fn take_lock(
-        &self,
-        py: Python<'_>,
-        lock: &PlainLock,
-        block: bool,
-        timeout: Option<f64>,
-    ) -> PyResult<Option<Taken>> {
-        match lock.try_lock() {
-            Ok(None) => self.take_slowly(py, lock, block, timeout),
-            Ok(taken) => Ok(taken),
-            Err(error) => Err(exception(&error)),
-        }
-    }
-
-    #[cold]
-    fn take_slowly(
-        &self,
-        py: Python<'_>,
-        lock: &PlainLock,
-        block: bool,
-        timeout: Option<f64>,
-    ) -> PyResult<Option<Taken>> {
-        let taken = if block {
-            let limit = limit(timeout)?;
-            let undo = |taken| {
-                if let Ok(Some(_)) = taken {
-                    lock.unlock();
-                }
-            };
-            wait(py, || lock.lock(limit), undo)?
-        } else {
-            let now = milliseconds();
-            if now.wrapping_sub(self.looked.load(Ordering::Relaxed)) < LOOK_EVERY_MS {
-                return Ok(None);
-            }
-            self.looked.store(now, Ordering::Relaxed);
-            lock.try_lock_thoroughly()
-        };
-        taken.map_err(|error| exception(&error))
-    }
-
-    #[inline]
-    fn give_back(&self) -> PyResult<()> {
-        let is_done = match self.kind()? {
-            Kind::Lock(lock) => lock.unlock(),
-            Kind::RLock(lock) => {
-                if !lock.is_mine() {
-                    return Err(PyAssertionError::new_err(
-                        "attempt to release recursive lock not owned by thread",
-                    ));
-                }
-                match lock.depth() {
-                    0 | 1 => lock.unlock(),
-                    depth => {
-                        lock.set_depth(depth - 1);
-                        true
-                    }
-                }
-            }
-            Kind::Semaphore { semaphore, kept } => {
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                match kept.iter().rposition(Permit::is_mine) {
-                    Some(at) => {
-                        let permit = kept.remove(at);
-                        drop(kept);
-                        semaphore.give_back(permit);
-                        true
-                    }
-                    None => {
-                        drop(kept);
-                        semaphore.release()
-                    }
-                }
-            }
-        };
-        if is_done {
-            return Ok(());
-        }
-        Err(PyValueError::new_err(
-            "semaphore or lock released too many times",
-        ))
-    }
-}
-
-#[pymethods]
-impl SemLock {
-    #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(
-        _args: &Bound<'_, pyo3::types::PyTuple>,
-        _kwargs: Option<&Bound<'_, pyo3::types::PyDict>>,
-    ) -> Self {
-        Self {
-            kind: OnceLock::new(),
-            looked: AtomicU64::new(0),
-        }
-    }
-
-    /// Makes what is behind it: `"lock"`, `"rlock"`, or a semaphore with so many permits.
-    #[pyo3(signature = (what, value=1, bounded=false))]
-    fn _open(&self, what: &str, value: i64, bounded: bool) -> PyResult<()> {
-        const EINVAL: i32 = 22;
-        let os = |error: bunshin::Error| exception(&error);
-        self.open(match what {
-            "lock" => Kind::Lock(PlainLock::new().map_err(os)?),
-            "rlock" => Kind::RLock(PlainLock::new().map_err(os)?),
-            _ => {
-                let invalid = |error: bunshin::Error| match error.kind() {
-                    bunshin::ErrorKind::InvalidInput => {
-                        PyOSError::new_err((EINVAL, error.to_string()))
-                    }
-                    _ => exception(&error),
-                };
-                let value = u64::try_from(value)
-                    .map_err(|_| PyOSError::new_err((EINVAL, "a semaphore has no debts")))?;
-                Kind::Semaphore {
-                    semaphore: PlainSemaphore::new(value, bounded).map_err(invalid)?,
-                    kept: Mutex::default(),
-                }
-            }
-        })
-    }
-
-    /// Goes on with what came from another process.
-    fn _adopt(&self, what: &str, shared: &Shared) -> PyResult<()> {
-        self.open(match (what, shared.0.clone()) {
-            ("lock", Memory::Lock(lock)) => Kind::Lock(lock),
-            ("rlock", Memory::Lock(lock)) => Kind::RLock(lock),
-            (_, Memory::Semaphore(semaphore)) => Kind::Semaphore {
-                semaphore,
-                kept: Mutex::default(),
-            },
-            _ => return Err(PyTypeError::new_err("something else has arrived")),
-        })
-    }
-
-    fn _shared(&self) -> PyResult<Shared> {
-        Ok(Shared(match self.kind()? {
-            Kind::Lock(lock) | Kind::RLock(lock) => Memory::Lock(lock.clone()),
-            Kind::Semaphore { semaphore, .. } => Memory::Semaphore(semaphore.clone()),
-        }))
-    }
-
-    /// Acquires it; with `block`, waiting for `timeout` seconds or for ever. Whether it did.
-    #[pyo3(signature = (block=None, timeout=None))]
-    fn acquire(
-        &self,
-        py: Python<'_>,
-        block: Option<&Bound<'_, PyAny>>,
-        timeout: Option<f64>,
-    ) -> PyResult<bool> {
-        let block = block.is_none_or(|block| block.is_truthy().unwrap_or(true));
-        match self.take(py, block, timeout, false)? {
-            None => Ok(false),
-            Some(Taken::Clean) => Ok(true),
-            Some(Taken::Abandoned) => Err(abandoned(py)),
-        }
-    }
-
-    /// Releases it.
-    fn release(&self) -> PyResult<()> {
-        self.give_back()
-    }
-
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        match self.take(py, true, None, true)? {
-            Some(Taken::Abandoned) => {
-                // The block is not run, and what would end it is not called.
-                self.give_back()?;
-                Err(abandoned(py))
-            }
-            taken => Ok(taken.is_some()),
-        }
-    }
-
-    #[pyo3(signature = (_type=None, _value=None, _traceback=None, /))]
-    fn __exit__(
-        &self,
-        _type: Option<&Bound<'_, PyAny>>,
-        _value: Option<&Bound<'_, PyAny>>,
-        _traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        self.give_back()
-    }
-
-    /// Whether nobody could acquire it just now.
-    fn locked(&self) -> PyResult<bool> {
-        self._is_zero()
-    }
-
-    fn _is_mine(&self) -> PyResult<bool> {
-        Ok(match self.kind()? {
-            Kind::Lock(lock) | Kind::RLock(lock) => lock.is_mine(),
-            Kind::Semaphore { kept, .. } => kept
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .iter()
-                .any(Permit::is_mine),
-        })
-    }
-
-    /// Whether a thread of this process holds it.
-    fn _is_held_here(&self) -> PyResult<bool> {
-        Ok(match self.kind()? {
-            Kind::Lock(lock) | Kind::RLock(lock) => lock.is_held_here(),
-            Kind::Semaphore { kept, .. } => !kept
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_empty(),
-        })
-    }
-
-    /// How often a thread of this process has acquired it.
-    fn _count(&self) -> PyResult<u32> {
-        Ok(match self.kind()? {
-            Kind::Lock(lock) => u32::from(lock.is_held_here()),
-            Kind::RLock(lock) if lock.is_held_here() => lock.depth(),
-            Kind::RLock(_) => 0,
-            Kind::Semaphore { kept, .. } => {
-                let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                u32::try_from(kept.len()).unwrap_or(u32::MAX)
-            }
-        })
-    }
-
-    fn _get_value(&self) -> PyResult<u32> {
-        Ok(match self.kind()? {
-            Kind::Lock(lock) | Kind::RLock(lock) => u32::from(!lock.is_locked()),
-            Kind::Semaphore { semaphore, .. } => semaphore.value(),
-        })
-    }
-
-    fn _is_zero(&self) -> PyResult<bool> {
-        Ok(self._get_value()? == 0)
-    }
 }
 
 /// A condition, and the lock that it is used with.
@@ -438,13 +101,18 @@ pub(crate) struct Condition(OnceLock<(PlainCondition, Py<SemLock>)>);
 
 impl Condition {
     #[inline]
-    fn parts(&self) -> PyResult<(&PlainCondition, &SemLock)> {
+    fn parts(&self) -> PyResult<(&PlainCondition, &Hold)> {
         let (condition, lock) = self.0.get().ok_or_else(unopened)?;
-        Ok((condition, lock.get()))
+        Ok((condition, lock.get().hold()?))
+    }
+
+    /// What `with` calls of the lock.
+    pub(crate) fn entrances(&self) -> Option<&Entrances> {
+        self.0.get()?.1.get().entrances()
     }
 
     fn set(&self, condition: PlainCondition, lock: Py<SemLock>) -> PyResult<()> {
-        lock.get().plain()?;
+        lock.get().hold()?.check_for_condition()?;
         self.0
             .set((condition, lock))
             .map_err(|_| PyRuntimeError::new_err("the object was initialised before"))
@@ -453,7 +121,7 @@ impl Condition {
     /// The condition, for who has the lock.
     fn held(&self, why: &'static str) -> PyResult<&PlainCondition> {
         let (condition, lock) = self.parts()?;
-        if lock.plain()?.is_mine() {
+        if lock.is_mine() {
             return Ok(condition);
         }
         Err(PyAssertionError::new_err(why))
@@ -492,29 +160,18 @@ impl Condition {
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let condition = self.held("must acquire() condition before using wait()")?;
-        let lock = self.parts()?.1.plain()?;
+        let lock = self.parts()?.1;
         let limit = limit(timeout)?;
         if let Some(raised) = take_raised() {
             return Err(raised);
         }
         py.check_signals()?;
-        let depth = lock.depth();
         let (woken, taken) = py.detach(|| {
+            let depth = Cell::new(0);
             let mut taken = Ok(Taken::Clean);
-            let give_up = || {
-                lock.unlock();
-            };
-            let take_again = || {
-                // Also after a signal: the caller is to find the lock as it was.
-                taken = loop {
-                    match lock.lock(None) {
-                        Ok(None) => {}
-                        Ok(Some(taken)) => break Ok(taken),
-                        Err(error) => break Err(error),
-                    }
-                };
-                lock.set_depth(depth);
-            };
+            let give_up = || depth.set(lock.give_up());
+            // Also after a signal: the caller is to find the lock as it was.
+            let take_again = || taken = lock.take_again(depth.get());
             (condition.wait(limit, give_up, take_again), taken)
         });
         if let Some(raised) = take_raised() {
@@ -542,20 +199,6 @@ impl Condition {
     fn notify_all(&self) -> PyResult<()> {
         self.held("lock is not owned")?.notify_all();
         Ok(())
-    }
-
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.parts()?.1.__enter__(py)
-    }
-
-    #[pyo3(signature = (_type=None, _value=None, _traceback=None, /))]
-    fn __exit__(
-        &self,
-        _type: Option<&Bound<'_, PyAny>>,
-        _value: Option<&Bound<'_, PyAny>>,
-        _traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        self.parts()?.1.give_back()
     }
 
     /// How many wait, and how many of them were notified and have not gone on yet.

@@ -5,157 +5,20 @@
 //! somebody else has the lock. All else goes by way of the ctypes object, which is made of the
 //! same memory when it is first asked for.
 
-use std::time::Duration;
-
 use bunshin::front::memory::{Attempt, MemoryLock, Row};
-use pyo3::exceptions::{PyAssertionError, PyOverflowError};
+use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyInt, PySlice, PyTuple};
 
 use crate::error::exception;
-use crate::fork;
 use crate::heap::Block;
+use crate::lock::{SemLock, wait_for_memory};
 use crate::number::Kind;
-
-/// The lock that lies before the data of a block. The thread that has it may take it again.
-#[pyclass(module = "bunshin._native", frozen, weakref)]
-pub(crate) struct ValueLock {
-    lock: MemoryLock,
-    block: Py<Block>,
-}
-
-fn abandoned(py: Python<'_>) -> PyErr {
-    static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let made = MAKE
-        .import(py, "bunshin.sharedctypes", "_abandoned")
-        .and_then(|make| make.call0());
-    match made {
-        Ok(error) => PyErr::from_value(error),
-        Err(error) => error,
-    }
-}
-
-/// Takes the lock, waiting so long at most, or for ever. An abandoned one is taken too.
-fn wait(py: Python<'_>, lock: &MemoryLock, timeout: Option<Duration>) -> PyResult<Attempt> {
-    loop {
-        let attempt = py.detach(|| match timeout {
-            None => lock.lock(),
-            Some(timeout) => lock.lock_timeout(timeout),
-        });
-        let attempt = attempt.map_err(|error| exception(&error))?;
-        if attempt == Attempt::Unavailable {
-            // A signal's handler raised, or the time is over.
-            if let Some(raised) = fork::take_raised() {
-                return Err(raised);
-            }
-            if timeout.is_none() {
-                continue;
-            }
-        }
-        return Ok(attempt);
-    }
-}
+use crate::sync::abandoned;
 
 fn attempt(lock: &MemoryLock) -> PyResult<Attempt> {
     lock.try_lock().map_err(|error| exception(&error))
-}
-
-impl ValueLock {
-    /// Takes the lock; says whether it did. It has it as well when it says that it was abandoned.
-    fn take(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<bool> {
-        let mut got = attempt(&self.lock)?;
-        if got == Attempt::Unavailable && timeout != Some(Duration::ZERO) {
-            got = wait(py, &self.lock, timeout)?;
-        }
-        match got {
-            Attempt::Taken => Ok(true),
-            Attempt::Unavailable => Ok(false),
-            Attempt::Abandoned => Err(abandoned(py)),
-        }
-    }
-
-    fn give_back(&self) -> PyResult<()> {
-        if self.lock.unlock() {
-            return Ok(());
-        }
-        Err(PyAssertionError::new_err(
-            "the lock cannot be given back by a thread that does not have it",
-        ))
-    }
-}
-
-#[pymethods]
-impl ValueLock {
-    /// The lock of a block that was made with one.
-    #[new]
-    fn new(block: &Bound<'_, Block>) -> PyResult<Self> {
-        let lock = block.get().lock().cloned().ok_or_else(|| {
-            pyo3::exceptions::PyValueError::new_err("the block was made without a lock")
-        })?;
-        Ok(Self {
-            lock,
-            block: block.clone().unbind(),
-        })
-    }
-
-    /// Takes the lock: waiting for it, only if it is free, or within so many seconds.
-    #[pyo3(signature = (block=true, timeout=None))]
-    fn acquire(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
-        let timeout = match timeout {
-            _ if !block => Some(Duration::ZERO),
-            None => None,
-            Some(seconds) if seconds.is_nan() => {
-                return Err(PyOverflowError::new_err("timeout is not a number"));
-            }
-            // What is too long to be told is for ever.
-            Some(seconds) => Duration::try_from_secs_f64(seconds.max(0.0)).ok(),
-        };
-        self.take(py, timeout)
-    }
-
-    /// Gives the lock back, once.
-    fn release(&self) -> PyResult<()> {
-        self.give_back()
-    }
-
-    /// Whether anybody has the lock.
-    fn locked(&self) -> bool {
-        self.lock.is_taken()
-    }
-
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        // Nobody would give it back: the body of the `with` is not run.
-        self.take(py, None).inspect_err(|_| {
-            self.lock.unlock();
-        })
-    }
-
-    #[pyo3(signature = (_type=None, _exception=None, _traceback=None))]
-    fn __exit__(
-        &self,
-        _type: Option<&Bound<'_, PyAny>>,
-        _exception: Option<&Bound<'_, PyAny>>,
-        _traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        self.give_back()
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
-        let py = slf.py();
-        assert_spawning(slf)?;
-        (slf.get_type(), (slf.get().block.clone_ref(py),)).into_pyobject(py)
-    }
-
-    fn __repr__(&self) -> &'static str {
-        if self.lock.is_mine() {
-            "<ValueLock(taken by this thread)>"
-        } else if self.lock.is_taken() {
-            "<ValueLock(taken)>"
-        } else {
-            "<ValueLock(free)>"
-        }
-    }
 }
 
 /// Refuses to pickle an object but for a child that is being started.
@@ -202,7 +65,7 @@ impl Place {
 
 enum Lock {
     /// In shared memory, and taken without a call.
-    Own(MemoryLock, Py<ValueLock>),
+    Own(MemoryLock, Py<SemLock>),
     /// Any object with `acquire` and `release`.
     Other(Py<PyAny>),
 }
@@ -227,9 +90,11 @@ impl SynchronizedBase {
             Some(lock) => lock,
             None => module()?.call_method1("_new_lock", (ctx,))?,
         };
-        let lock = match lock.cast::<ValueLock>() {
-            Ok(own) => Lock::Own(own.get().lock.clone(), own.clone().unbind()),
-            Err(_) => Lock::Other(lock.unbind()),
+        let own = lock.cast::<SemLock>().ok();
+        let own = own.and_then(|own| Some((own.get().memory()?.clone(), own.clone().unbind())));
+        let lock = match own {
+            Some((memory, own)) => Lock::Own(memory, own),
+            None => Lock::Other(lock.unbind()),
         };
         let (place, kept) = match object.cast::<Place>() {
             Ok(place) => (Some(place.clone().unbind()), None),
@@ -267,7 +132,7 @@ impl SynchronizedBase {
             Lock::Own(lock, _) => {
                 let mut got = attempt(lock)?;
                 if got == Attempt::Unavailable {
-                    got = wait(py, lock, None)?;
+                    got = wait_for_memory(py, lock, None)?;
                 }
                 if got == Attempt::Abandoned {
                     lock.unlock();
@@ -295,10 +160,10 @@ impl SynchronizedBase {
         let object = self.object(py)?;
         match &self.lock {
             Lock::Own(_, lock) => {
-                let lock = lock.get();
-                lock.__enter__(py)?;
+                let lock = lock.get().hold()?;
+                lock.enter(py)?;
                 let result = work(object);
-                lock.give_back()?;
+                lock.leave(py)?;
                 result
             }
             Lock::Other(lock) => {

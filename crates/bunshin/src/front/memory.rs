@@ -111,6 +111,11 @@ impl MemoryLock {
         !self.0.get().raw().is_free()
     }
 
+    /// How often whoever has the lock has taken it.
+    pub fn depth(&self) -> u32 {
+        self.0.get().depth()
+    }
+
     /// Whether a thread of this process has the lock, so that the memory has to stay mapped.
     pub fn is_held_here(&self) -> bool {
         self.0.get().raw().is_held_here()

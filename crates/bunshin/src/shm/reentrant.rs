@@ -81,6 +81,14 @@ impl ReentrantLock {
         is_good.then_some(seen)
     }
 
+    /// How often the lock is taken: once or more often, or not at all.
+    pub(crate) fn depth(&self) -> u32 {
+        if self.lock.is_free() {
+            return 0;
+        }
+        self.depth.load(Ordering::Relaxed)
+    }
+
     /// The lock itself, to look at.
     #[inline]
     pub(crate) fn raw(&self) -> &RawLock {
