@@ -257,5 +257,5 @@ class SynchronizedArray(_native.SynchronizedItems, SynchronizedBase):
 class SynchronizedString(SynchronizedArray):
     """An array of characters and its lock."""
 
-    value = make_property("value")
-    raw = make_property("raw")
+    value = property(_native.SynchronizedItems._value, _native.SynchronizedItems._set_value)
+    raw = property(_native.SynchronizedItems._raw, _native.SynchronizedItems._set_raw)

@@ -9,6 +9,7 @@ mod error;
 mod fork;
 mod heap;
 mod interpreter;
+mod items;
 mod lock;
 mod main_module;
 mod manager;

@@ -7,6 +7,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyList, PyString, PyTuple};
 
+use crate::items::bytes_of;
+
 /// A simple C type, by the letter that the `struct` module has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -140,6 +142,19 @@ impl Kind {
 
     /// The bytes for `len` values of a list or tuple; nothing if ctypes is to be asked.
     pub(crate) fn gather(self, values: &Bound<'_, PyAny>, len: usize) -> Option<Vec<u8>> {
+        let plain = match self {
+            Self::I8 | Self::U8 => bytes_of(values, len, u8::to_ne_bytes),
+            Self::I16 | Self::U16 => bytes_of(values, len, u16::to_ne_bytes),
+            Self::I32 | Self::U32 => bytes_of(values, len, u32::to_ne_bytes),
+            Self::I64 | Self::U64 => bytes_of(values, len, u64::to_ne_bytes),
+            Self::F32 => bytes_of(values, len, f32::to_ne_bytes),
+            Self::F64 => bytes_of(values, len, f64::to_ne_bytes),
+            Self::Bool | Self::Char | Self::Wide => None,
+        };
+        plain.or_else(|| self.gather_one_by_one(values, len))
+    }
+
+    fn gather_one_by_one(self, values: &Bound<'_, PyAny>, len: usize) -> Option<Vec<u8>> {
         macro_rules! integers {
             ($type:ty) => {
                 collect(values, len, |value| {

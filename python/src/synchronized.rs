@@ -9,7 +9,7 @@ use bunshin::front::memory::{Attempt, MemoryLock, Row};
 use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyInt, PySlice, PyTuple};
+use pyo3::types::{PyBytes, PyInt, PySlice, PyTuple};
 
 use crate::error::exception;
 use crate::heap::Block;
@@ -207,6 +207,34 @@ impl SynchronizedBase {
         place.kind.to_python(py, bits)
     }
 
+    /// The items, if they are characters of a byte each.
+    fn text(&self) -> Option<&Place> {
+        self.place().filter(|place| place.kind == Kind::Char)
+    }
+
+    /// Writes the bytes of items from `first` on, which are there.
+    fn write(&self, py: Python<'_>, place: &Place, first: usize, bytes: &[u8]) -> PyResult<()> {
+        let (memory, offset) = place.row.place(first);
+        let written = self.locked(py, || memory.write_at(offset, bytes))?;
+        written.map_err(|error| exception(&error))
+    }
+
+    /// The bytes of so many items from `first` on, which are there.
+    fn read(&self, py: Python<'_>, place: &Place, first: usize, count: usize) -> PyResult<Vec<u8>> {
+        let (memory, offset) = place.row.place(first);
+        let mut bytes = vec![0; count * place.kind.size()];
+        let read = match &self.lock {
+            Lock::Own(lock, _) => lock.glance(|| memory.read_at(offset, &mut bytes)),
+            Lock::Other(_) => None,
+        };
+        let read = match read {
+            Some(read) => read,
+            None => self.locked(py, || memory.read_at(offset, &mut bytes))?,
+        };
+        read.map_err(|error| exception(&error))?;
+        Ok(bytes)
+    }
+
     /// Writes the item at `index`, which is there; says whether it did.
     #[inline]
     fn store(&self, place: &Place, index: usize, value: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -363,6 +391,11 @@ impl SynchronizedValue {
     }
 }
 
+/// Whether there are as many characters as text has, or more.
+fn fits(place: &Place, text: &Bound<'_, PyBytes>) -> bool {
+    text.as_bytes().len() <= place.row.len()
+}
+
 /// An array and its lock.
 #[pyclass(module = "bunshin._native", frozen, subclass, extends = SynchronizedBase)]
 pub(crate) struct SynchronizedItems;
@@ -379,6 +412,57 @@ impl SynchronizedItems {
     ) -> PyResult<PyClassInitializer<Self>> {
         let whole = SynchronizedBase::make(py, obj, lock, ctx)?;
         Ok(PyClassInitializer::from(whole).add_subclass(Self))
+    }
+
+    /// An array of characters as text: up to the first zero.
+    fn _value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, whole) = (slf.py(), slf.as_super().get());
+        match whole.text() {
+            Some(place) => {
+                let bytes = whole.read(py, place, 0, place.row.len())?;
+                let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+                Ok(PyBytes::new(py, text).into_any())
+            }
+            None => whole.locked_object(py, |object| object.getattr(pyo3::intern!(py, "value"))),
+        }
+    }
+
+    /// Writes text and, if there is room, a zero behind it.
+    fn _set_value(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (py, whole) = (slf.py(), slf.as_super().get());
+        let text = whole.text().zip(value.cast::<PyBytes>().ok());
+        if let Some((place, text)) = text.filter(|(place, text)| fits(place, text)) {
+            let mut bytes = text.as_bytes().to_vec();
+            if bytes.len() < place.row.len() {
+                bytes.push(0);
+            }
+            return whole.write(py, place, 0, &bytes);
+        }
+        whole.locked_object(py, |object| {
+            object.setattr(pyo3::intern!(py, "value"), value)
+        })
+    }
+
+    /// All characters of an array of such.
+    fn _raw<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, whole) = (slf.py(), slf.as_super().get());
+        match whole.text() {
+            Some(place) => {
+                let bytes = whole.read(py, place, 0, place.row.len())?;
+                Ok(PyBytes::new(py, &bytes).into_any())
+            }
+            None => whole.locked_object(py, |object| object.getattr(pyo3::intern!(py, "raw"))),
+        }
+    }
+
+    /// Writes characters.
+    fn _set_raw(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (py, whole) = (slf.py(), slf.as_super().get());
+        let text = whole.text().zip(value.cast::<PyBytes>().ok());
+        if let Some((place, text)) = text.filter(|(place, text)| fits(place, text)) {
+            return whole.write(py, place, 0, text.as_bytes());
+        }
+        whole.locked_object(py, |object| object.setattr(pyo3::intern!(py, "raw"), value))
     }
 
     fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {
@@ -400,10 +484,7 @@ impl SynchronizedItems {
                 return whole.load(py, place, index);
             }
             if let Some((first, count)) = place.span(key)? {
-                let (memory, offset) = place.row.place(first);
-                let mut bytes = vec![0; count * place.kind.size()];
-                let read = whole.locked(py, || memory.read_at(offset, &mut bytes))?;
-                read.map_err(|error| exception(&error))?;
+                let bytes = whole.read(py, place, first, count)?;
                 return Ok(place.kind.list(py, &bytes)?.into_any());
             }
         }
@@ -428,9 +509,7 @@ impl SynchronizedItems {
                     .gather(value, count)
                     .or_else(|| kind.borrow(value, count));
                 if let Some(bytes) = bytes {
-                    let (memory, offset) = place.row.place(first);
-                    let written = whole.locked(py, || memory.write_at(offset, &bytes))?;
-                    return written.map_err(|error| exception(&error));
+                    return whole.write(py, place, first, &bytes);
                 }
             }
         }

@@ -110,7 +110,7 @@ def test_what_is_no_lock_is_refused():
         with pytest.raises(TypeError):
             function()
     for name in ("__enter__", "__exit__"):
-        for cls in (mp.synchronize.Lock, mp.synchronize.Condition):
+        for cls in (synchronize.Lock, synchronize.Condition):
             function = getattr(cls, name)
             with pytest.raises(TypeError):
                 function(object())
