@@ -18,10 +18,6 @@ use support::{each_method, wait_until};
 /// Longer than anything takes that ends at all.
 const LONG: Duration = Duration::from_secs(20);
 
-fn sleep_for_ever() {
-    thread::sleep(Duration::from_secs(600));
-}
-
 /// Runs `body` in a child that has one thread and nothing else.
 fn in_child<F: Fn() + Copy + 'static>(body: F) {
     let _guard = support::guard(120);
@@ -194,7 +190,7 @@ fn living_children_are_listed_in_order() {
         assert_eq!(before, 0);
         let start = |name: &str| {
             let builder = Process::builder().name(name).start_method(method);
-            builder.start(sleep_for_ever, ()).unwrap()
+            builder.start(support::sleep_for_ever, ()).unwrap()
         };
         let (first, second, third) = (start("first"), start("second"), start("third"));
         let pool = Context::new(method).pool(1).unwrap();
@@ -240,7 +236,7 @@ fn a_handle_is_closed_once_its_child_has_ended() {
     each_method(|method| {
         let child = Process::builder()
             .start_method(method)
-            .start(sleep_for_ever, ());
+            .start(support::sleep_for_ever, ());
         let child = child.unwrap().close().expect_err("it still runs");
         // However early it comes.
         child.interrupt().unwrap();
@@ -287,7 +283,7 @@ fn children_of_the_forkserver_have_what_it_preloaded() {
         assert_eq!(forked(look), None);
         let running = Process::builder()
             .start_method(StartMethod::Forkserver)
-            .start(sleep_for_ever, ())
+            .start(support::sleep_for_ever, ())
             .unwrap();
         set_forkserver_preload(load).unwrap();
         assert!(running.is_alive(), "its children go on");
@@ -337,7 +333,7 @@ fn what_goes_wrong_in_a_preload_reaches_its_caller() {
         let error = set_forkserver_preload(|| -> () { std::process::abort() });
         check(error.unwrap_err(), ErrorKind::Initializer, "SIGABRT");
         let error = set_forkserver_preload(|| {
-            thread::spawn(sleep_for_ever);
+            thread::spawn(support::sleep_for_ever);
         });
         check(error.unwrap_err(), ErrorKind::Threads, "2 threads");
         // A thread that has been joined is no obstacle; the earlier function is still in force.
@@ -363,7 +359,7 @@ fn a_server_killed_while_it_preloads_is_an_error_and_no_hang() {
                 thread::sleep(Duration::from_micros(200 * round));
                 support::kill(server().expect("it waits to be killed"), Signal::KILL);
             });
-            let error = set_forkserver_preload(sleep_for_ever).expect_err("it was killed");
+            let error = set_forkserver_preload(support::sleep_for_ever).expect_err("it was killed");
             killer.join().unwrap();
             let is_told = matches!(
                 error.kind(),

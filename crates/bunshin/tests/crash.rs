@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use bunshin::{
     Buffer, Connection, Fork, Lock, Process, RawValue, Receiver, RecvError, SendError, Sender,
-    StartMethod, Target, TaskError, TrySendError, channel, fork, pipe, wait,
+    StartMethod, TaskError, TrySendError, channel, fork, pipe, wait,
 };
 use rustix::process::Signal;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use support::{in_single_thread, is_running, under_each_start_method, wait_until};
+use support::{in_single_thread, is_running, start, under_each_start_method, wait_until};
 
 /// Longer than anything takes that ends at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -27,25 +26,11 @@ fn guard(seconds: u64) -> support::Guard {
     })
 }
 
-fn start<F, A>(method: StartMethod, target: F, args: A) -> Process<F::Output>
-where
-    F: Target<A>,
-    F::Output: Serialize + DeserializeOwned,
-    A: Serialize + DeserializeOwned,
-{
-    let child = Process::builder().start_method(method).start(target, args);
-    child.expect("a child can be started")
-}
-
 /// Runs `body` in a child that is not checked for leaks: for what changes the process.
 fn in_child<F: Fn() + Copy + 'static>(body: F) {
     if let Err(error) = start(StartMethod::Spawn, body, ()).result() {
         panic!("in a child: {error}");
     }
-}
-
-fn sleep_for_ever() {
-    thread::sleep(Duration::from_secs(600));
 }
 
 /// Kills a process after a while; to be run in a child, as threads forbid forks.
@@ -142,7 +127,7 @@ fn the_end_of_a_killed_child_is_told_in_every_way_of_waiting() {
             let (here, there) = pipe::<u8>().unwrap();
             let hold = |there: Connection<u8>| {
                 there.send(1).unwrap();
-                sleep_for_ever();
+                support::sleep_for_ever();
             };
             let child = start(method, hold, (there,));
             assert_eq!(here.recv().unwrap(), 1);
@@ -178,7 +163,7 @@ fn a_sender_that_waits_for_room_learns_that_the_receiver_was_killed() {
             let (sender, receiver) = channel::<Vec<u8>>().unwrap();
             let hold = |receiver: Receiver<Vec<u8>>| {
                 drop(receiver.recv());
-                sleep_for_ever();
+                support::sleep_for_ever();
             };
             let child = start(method, hold, (receiver,));
             let killer = start(method, kill_later, (child.pid(), 30_000));
@@ -240,7 +225,7 @@ fn a_stopped_receiver_does_not_hold_up_a_sender_beyond_its_time() {
             let (sender, receiver) = channel::<(Vec<u8>, Vec<Lock>)>().unwrap();
             let hold = |receiver: Receiver<(Vec<u8>, Vec<Lock>)>| {
                 drop(receiver.recv());
-                sleep_for_ever();
+                support::sleep_for_ever();
             };
             let child = start(method, hold, (receiver,));
             support::kill(child.pid(), Signal::STOP);
@@ -360,7 +345,7 @@ fn grow(depth: u32, method: String, pids: Sender<u32>) {
         }
     }
     pids.send(std::process::id()).expect("the parent listens");
-    sleep_for_ever();
+    support::sleep_for_ever();
     drop(children);
 }
 
@@ -392,7 +377,7 @@ fn a_parent_killed_halfway_through_starts_leaves_no_descendant() {
         ready.send(()).expect("the parent listens");
         let mut children = Vec::new();
         loop {
-            children.push(start(method, sleep_for_ever, ()));
+            children.push(start(method, support::sleep_for_ever, ()));
             if children.len() > 20 {
                 children
                     .drain(..)
@@ -437,7 +422,7 @@ fn a_killed_forkserver_is_replaced() {
         let first = start(StartMethod::Forkserver, |a: u8| a + 1, (1,));
         assert_eq!(first.result().unwrap(), 2);
         for round in 0..30 {
-            let child = start(StartMethod::Forkserver, sleep_for_ever, ());
+            let child = start(StartMethod::Forkserver, support::sleep_for_ever, ());
             let killed = server();
             support::kill(killed, Signal::KILL);
             if round % 2 == 0 {
@@ -507,7 +492,7 @@ fn a_killed_child_leaves_nothing_of_what_it_was_given() {
             // Killed with handles that it has not taken, or has not even started to.
             let child = start(
                 method,
-                |_: Connection<Message>, _: Receiver<_>| sleep_for_ever(),
+                |_: Connection<Message>, _: Receiver<_>| support::sleep_for_ever(),
                 (there, taken),
             );
             more.send(theirs).unwrap();

@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bunshin::{ErrorKind, Lock, LockError, LockGuard, Process, RawArray, StartMethod, Value, pipe};
+use bunshin::{ErrorKind, Lock, LockError, LockGuard, RawArray, Value, pipe};
 use rustix::process::Signal;
+use support::start_daemon as start;
 
 type Taken<'a> = Result<LockGuard<'a>, LockError<LockGuard<'a>>>;
 
@@ -26,18 +27,6 @@ fn is_unavailable(taken: &Taken<'_>) -> bool {
 fn kill_self() {
     let own = rustix::process::getpid();
     rustix::process::kill_process(own, Signal::KILL).expect("it may");
-}
-
-fn start<A, F>(method: StartMethod, function: F, arguments: A) -> Process<F::Output>
-where
-    F: bunshin::Target<A>,
-    F::Output: serde::Serialize + serde::de::DeserializeOwned,
-    A: serde::Serialize + serde::de::DeserializeOwned,
-{
-    let builder = Process::builder().start_method(method).daemon(true);
-    builder
-        .start(function, arguments)
-        .expect("a child can be started")
 }
 
 // Cells of a board beside a lock.

@@ -11,8 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bunshin::{Context, ErrorKind, Process, StartMethod, current_process, log};
-use support::{each_method, wait_until};
+use bunshin::{Context, ErrorKind, StartMethod, current_process, log};
+use support::{each_method, start, wait_until};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber, debug, error, info, info_span, trace, warn};
@@ -88,16 +88,6 @@ fn collect(level: LevelFilter) {
         .with(level)
         .with(Collect)
         .init();
-}
-
-fn start<F, A>(method: StartMethod, target: F, args: A) -> Process<F::Output>
-where
-    F: bunshin::Target<A>,
-    F::Output: serde::Serialize + serde::de::DeserializeOwned,
-    A: serde::Serialize + serde::de::DeserializeOwned,
-{
-    let child = Process::builder().start_method(method).start(target, args);
-    child.expect("a child can be started")
 }
 
 #[test]

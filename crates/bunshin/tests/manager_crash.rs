@@ -9,31 +9,16 @@ use bunshin::manager::{
     BarrierError, BarrierProxy, ConditionProxy, DictProxy, EventProxy, ListProxy, LockProxy,
     QueueProxy, SemaphoreProxy,
 };
-use bunshin::{LockError, Manager, Process, RecvTimeoutError, StartMethod, channel};
+use bunshin::{LockError, Manager, RecvTimeoutError, StartMethod, channel};
 use rustix::process::Signal;
-use support::{each_method, kill, wait_until};
+use support::manager::{churn, kill_clients, objects, random};
+use support::{each_method, kill, start_daemon as child, wait_until};
 
 /// Longer than anything takes that ends at all.
 const LONG: Duration = Duration::from_secs(20);
 
 fn start(method: StartMethod) -> Manager {
     Manager::builder().start_method(method).build().unwrap()
-}
-
-fn child<F, Args>(method: StartMethod, function: F, arguments: Args) -> Process<F::Output>
-where
-    F: bunshin::Target<Args>,
-    F::Output: serde::Serialize + serde::de::DeserializeOwned,
-    Args: serde::Serialize + serde::de::DeserializeOwned,
-{
-    let builder = Process::builder().start_method(method).daemon(true);
-    builder.start(function, arguments).unwrap()
-}
-
-/// Numbers that differ from run to run.
-fn random(below: u64) -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish() % below
 }
 
 #[test]
@@ -136,47 +121,10 @@ fn what_a_killed_client_held_goes_to_the_next() {
 fn clients_killed_in_the_middle_cost_only_themselves() {
     let _guard = support::guard_after(170, support::start_each_way_once);
     let manager = start(StartMethod::Forkserver);
-    let lock = manager.lock().unwrap();
-    let dict = manager.dict::<u64, ListProxy<u64>>().unwrap();
-    let queue = manager.queue::<ListProxy<u64>>(4).unwrap();
-    for _ in 0..25 {
-        let work = |lock: LockProxy,
-                    dict: DictProxy<u64, ListProxy<u64>>,
-                    queue: QueueProxy<ListProxy<u64>>| {
-            for n in 0.. {
-                let guard = lock.lock().or_else(LockError::recover).unwrap();
-                let list = dict.get(&(n % 4)).unwrap();
-                drop(guard);
-                let list = list.or_else(|| queue.try_recv().ok());
-                if let Some(list) = list {
-                    list.push(&n).unwrap();
-                    dict.insert(&((n + 1) % 4), &list).unwrap();
-                    let _ = queue.try_send(list);
-                }
-            }
-        };
-        dict.insert(&0, &manager.list([1]).unwrap()).unwrap();
-        let arguments = (lock.clone(), dict.clone(), queue.clone());
-        let victims = [
-            child(StartMethod::Forkserver, work, arguments.clone()),
-            child(StartMethod::Forkserver, work, arguments),
-        ];
-        thread::sleep(Duration::from_micros(random(40_000)));
-        for victim in &victims {
-            victim.kill().unwrap();
-        }
-        // The server goes on, and the lock comes back.
-        let guard = lock.lock_timeout(LONG).or_else(LockError::recover).unwrap();
-        dict.len().unwrap();
-        drop(guard);
-        for victim in &victims {
-            victim.join().unwrap();
-        }
-    }
-    dict.clear().unwrap();
-    while queue.try_recv().is_ok() {}
-    let is_alone = || manager.census().unwrap() == (3, 1);
-    assert!(wait_until(LONG, is_alone), "{:?}", manager.census());
+    let objects = objects(&manager);
+    kill_clients(&manager, objects.clone(), 25, || {
+        child(StartMethod::Forkserver, churn, (objects.clone(),))
+    });
 }
 
 #[test]

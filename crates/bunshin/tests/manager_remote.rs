@@ -20,10 +20,10 @@ use bunshin::manager::{
     SemaphoreProxy, ValueProxy,
 };
 use bunshin::{
-    Address, Buffer, CallError, ErrorKind, LockError, Manager, Process, RecvTimeoutError, Sender,
+    Address, Buffer, CallError, ErrorKind, LockError, Manager, RecvTimeoutError, Sender,
     StartMethod, channel, managed,
 };
-use support::each_method;
+use support::{each_method, start_daemon as child};
 
 /// Longer than anything takes that ends at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -42,16 +42,6 @@ fn serve(method: StartMethod) -> (Manager, Address) {
 
 fn connect(address: &str) -> Manager {
     Manager::connect(address, "secret").unwrap()
-}
-
-fn child<F, Args>(method: StartMethod, function: F, arguments: Args) -> Process<F::Output>
-where
-    F: bunshin::Target<Args>,
-    F::Output: serde::Serialize + serde::de::DeserializeOwned,
-    Args: serde::Serialize + serde::de::DeserializeOwned,
-{
-    let builder = Process::builder().start_method(method).daemon(true);
-    builder.start(function, arguments).unwrap()
 }
 
 #[test]

@@ -7,25 +7,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bunshin::manager::{BarrierError, BarrierProxy, ListProxy, QueueProxy};
-use bunshin::{Manager, Process, Sender, StartMethod, channel};
+use bunshin::{Manager, Sender, StartMethod, channel};
 use rustix::process::Signal;
-use support::{each_method, kill, wait_until};
+use support::{each_method, kill, start_daemon as child, wait_until};
 
 /// Longer than anything takes that ends at all.
 const LONG: Duration = Duration::from_secs(20);
 
 fn start(method: StartMethod) -> Manager {
     Manager::builder().start_method(method).build().unwrap()
-}
-
-fn child<F, Args>(method: StartMethod, function: F, arguments: Args) -> Process<F::Output>
-where
-    F: bunshin::Target<Args>,
-    F::Output: serde::Serialize + serde::de::DeserializeOwned,
-    Args: serde::Serialize + serde::de::DeserializeOwned,
-{
-    let builder = Process::builder().start_method(method).daemon(true);
-    builder.start(function, arguments).unwrap()
 }
 
 #[test]

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use bunshin::{
     Connection, ErrorKind, Process, Receiver, RecvError, RecvTimeoutError, SendError, Sender,
-    StartMethod, Target, TryRecvError, TrySendError, Waitable, channel, duplex, pipe, wait,
+    StartMethod, TryRecvError, TrySendError, Waitable, channel, duplex, pipe, wait,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use support::under_each_start_method;
+use support::{start, under_each_start_method};
 
 /// Longer than anything takes that ends at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -31,16 +31,6 @@ fn guard(seconds: u64) -> support::Guard {
         let child = Process::start(|| (), ()).expect("a child can be started");
         assert!(child.join().expect("it can be joined").success());
     })
-}
-
-fn start<F, A>(method: StartMethod, target: F, args: A) -> Process<F::Output>
-where
-    F: Target<A>,
-    F::Output: Serialize + DeserializeOwned,
-    A: Serialize + DeserializeOwned,
-{
-    let child = Process::builder().start_method(method).start(target, args);
-    child.expect("a child can be started")
 }
 
 /// Bytes that differ from message to message and from place to place.

@@ -28,12 +28,6 @@ fn nap(number: u64) -> u64 {
     number * 2
 }
 
-fn sleep_for_ever() {
-    loop {
-        thread::sleep(Duration::from_secs(60));
-    }
-}
-
 fn die(number: u64) -> u64 {
     let own = rustix::process::getpid();
     rustix::process::kill_process(own, Signal::KILL).expect("it may");
@@ -293,7 +287,7 @@ fn what_has_not_begun_can_be_cancelled_and_never_runs() {
 fn killing_a_task_ends_that_task_only() {
     support::each_method(|method| {
         let pool = pool(method, 2);
-        let stuck = pool.apply_async(sleep_for_ever, ());
+        let stuck = pool.apply_async(support::sleep_for_ever, ());
         let other = pool.map_async(nap, 0..200);
         thread::sleep(Duration::from_millis(30));
         let since = Instant::now();
@@ -333,10 +327,10 @@ fn time_limits_end_the_work() {
         let before = pool.worker_pids();
         assert!(
             limited()
-                .apply(sleep_for_ever, ())
+                .apply(support::sleep_for_ever, ())
                 .is_err_and(|e| e.is_timeout())
         );
-        let late = limited().apply_async(sleep_for_ever, ());
+        let late = limited().apply_async(support::sleep_for_ever, ());
         let good = limited().apply_async(double, (2,));
         assert!(late.get().is_err_and(|e| e.is_timeout()));
         assert_eq!(good.get().expect("it is quick"), 4);
@@ -344,7 +338,7 @@ fn time_limits_end_the_work() {
         let results = limited().map_each(
             |n: u64| {
                 if n % 5 == 0 {
-                    sleep_for_ever()
+                    support::sleep_for_ever()
                 }
             },
             0..10,
@@ -374,7 +368,7 @@ fn time_limits_end_what_does_not_want_to_end() {
             .args(["-c", "trap '' TERM; sleep 1000 & wait; sleep 1000"])
             .spawn();
         pid.set(shell.expect("a shell").id().into());
-        sleep_for_ever();
+        support::sleep_for_ever();
     }
     support::each_method(|method| {
         let pool = pool(method, 2);
@@ -453,11 +447,11 @@ fn what_is_left_when_the_pool_ends_is_cancelled() {
         let done = pool.apply_async(double, (1,));
         done.wait().expect("it can be waited for");
         let stuck: Vec<TaskHandle<()>> = (0..3000)
-            .map(|_| pool.apply_async(sleep_for_ever, ()))
+            .map(|_| pool.apply_async(support::sleep_for_ever, ()))
             .collect();
         let (tell, told) = mpsc::channel();
         let called = pool
-            .apply_async(sleep_for_ever, ())
+            .apply_async(support::sleep_for_ever, ())
             .error_callback(move |e| tell.send(e.is_cancelled()).expect("a listener"));
         drop(pool);
         assert_eq!(done.get().expect("it was done"), 2);

@@ -11,9 +11,7 @@ use std::{fs, io, thread};
 use bunshin::{Process, Receiver, StartMethod, TaskError, channel, set_start_method, start_method};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use support::{is_running, under_each_start_method, wait_until};
+use support::{is_running, start, under_each_start_method, wait_until};
 
 /// Longer than anything takes that ends at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -35,21 +33,6 @@ fn in_child<F: Fn() + Copy + 'static>(body: F) {
     if let Err(error) = child.expect("a child can be started").result() {
         panic!("in a child: {error}");
     }
-}
-
-fn start<F, A>(method: StartMethod, target: F, args: A) -> Process<F::Output>
-where
-    F: bunshin::Target<A>,
-    F::Output: Serialize + DeserializeOwned,
-    A: Serialize + DeserializeOwned,
-{
-    let child = Process::builder().start_method(method).start(target, args);
-    child.expect("a child can be started")
-}
-
-/// Sleeps for longer than any test lasts.
-fn sleep_for_ever() {
-    thread::sleep(Duration::from_secs(600));
 }
 
 #[test]
@@ -95,7 +78,7 @@ fn a_child_has_its_name_and_pid() {
 fn a_child_can_be_joined_in_every_way_and_more_than_once() {
     let _guard = guard(60);
     under_each_start_method(|method| {
-        let child = start(method, sleep_for_ever, ());
+        let child = start(method, support::sleep_for_ever, ());
         assert!(child.is_alive());
         assert!(child.try_join().unwrap().is_none());
         assert!(child.exit_status().is_none());
@@ -161,11 +144,11 @@ fn the_exit_status_says_how_it_ended() {
             Signal::INT,
             Signal::USR1,
         ] {
-            let child = start(method, sleep_for_ever, ());
+            let child = start(method, support::sleep_for_ever, ());
             support::kill(child.pid(), signal);
             assert_eq!(join(child).signal(), Some(signal.as_raw()), "{method}");
         }
-        let child = start(method, sleep_for_ever, ());
+        let child = start(method, support::sleep_for_ever, ());
         child.terminate().unwrap();
         assert_eq!(join(child).to_string(), "signal 15 (SIGTERM)");
     });
@@ -275,7 +258,7 @@ fn the_sentinel_is_readable_once_the_child_has_ended() {
 fn a_stopped_child_can_be_killed() {
     let _guard = guard(60);
     under_each_start_method(|method| {
-        let child = start(method, sleep_for_ever, ());
+        let child = start(method, support::sleep_for_ever, ());
         support::kill(child.pid(), Signal::STOP);
         let state = || support::ProcessState::of(child.pid()).map(|process| process.state);
         assert!(wait_until(LONG, || state() == Some('T')));
@@ -297,7 +280,7 @@ fn a_dropped_daemon_is_killed_and_others_live_on() {
     let _guard = guard(60);
     under_each_start_method(|method| {
         let daemon = Process::builder().daemon(true).start_method(method);
-        let daemon = daemon.start(sleep_for_ever, ()).unwrap();
+        let daemon = daemon.start(support::sleep_for_ever, ()).unwrap();
         assert!(daemon.is_daemon());
         let pid = daemon.pid();
         drop(daemon);

@@ -7,28 +7,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bunshin::{
-    Array, Buffer, ErrorKind, JoinError, JoinableQueue, Lock, Process, Queue, RawArray, RecvError,
+    Array, Buffer, ErrorKind, JoinError, JoinableQueue, Lock, Queue, RawArray, RecvError,
     RecvTimeoutError, SendError, Sender, SimpleQueue, StartMethod, TryRecvError, TrySendError,
     channel, pipe, wait,
 };
 use rustix::process::{Resource, Rlimit};
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use support::{each_method, guard, wait_until};
+use support::{each_method, guard, start, wait_until};
 
 /// Longer than anything takes that ends at all.
 const LONG: Duration = Duration::from_secs(30);
-
-fn start<F, A>(method: StartMethod, target: F, args: A) -> Process<F::Output>
-where
-    F: bunshin::Target<A>,
-    F::Output: Serialize + DeserializeOwned,
-    A: Serialize + DeserializeOwned,
-{
-    let child = Process::builder().start_method(method).start(target, args);
-    child.expect("a child can be started")
-}
 
 /// Bytes of which every one follows from the length.
 fn pattern(len: usize) -> Vec<u8> {

@@ -8,26 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bunshin::{
-    Buffer, JoinError, JoinableQueue, Lock, Process, Queue, RawArray, RecvTimeoutError,
-    StartMethod, wait,
+    Buffer, JoinError, JoinableQueue, Lock, Process, Queue, RawArray, RecvTimeoutError, wait,
 };
 use rustix::process::Signal;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use support::{each_method, kill};
+use support::{each_method, kill, start_daemon as start};
 
 /// Longer than anything takes that ends at all.
 const LONG: Duration = Duration::from_secs(30);
-
-fn start<F, A>(method: StartMethod, target: F, args: A) -> Process<F::Output>
-where
-    F: bunshin::Target<A>,
-    F::Output: Serialize + DeserializeOwned,
-    A: Serialize + DeserializeOwned,
-{
-    let builder = Process::builder().start_method(method).daemon(true);
-    builder.start(target, args).expect("a child can be started")
-}
 
 /// A number that looks random, from one that counts.
 fn mixed(n: u64) -> u64 {

@@ -24,10 +24,6 @@ fn guard(seconds: u64) -> support::Guard {
     support::guard(seconds)
 }
 
-fn sleep_for_ever() {
-    thread::sleep(Duration::from_secs(600));
-}
-
 #[test]
 fn a_process_with_threads_is_not_forked() {
     // The first refusal leaves a descriptor that is kept.
@@ -170,7 +166,7 @@ fn children_of_a_scope_fail_as_others_do() {
                 }
                 other => panic!("{other:?}"),
             }
-            let child = scope.spawn(sleep_for_ever).unwrap();
+            let child = scope.spawn(support::sleep_for_ever).unwrap();
             assert!(child.is_alive());
             child.kill().unwrap();
             assert!(
@@ -204,7 +200,7 @@ fn a_scope_waits_for_its_children_and_kills_them_if_it_panics() {
         let mut pid = 0;
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             scope(|scope| {
-                pid = scope.spawn(sleep_for_ever).unwrap().pid();
+                pid = scope.spawn(support::sleep_for_ever).unwrap().pid();
                 panic!("expected");
             });
         }));
@@ -269,7 +265,7 @@ fn the_end_of_a_child_reaches_its_parent() {
                 let child = scope.spawn(move || {
                     there.send(there.recv().unwrap() + 1).unwrap();
                     if killed {
-                        sleep_for_ever()
+                        support::sleep_for_ever()
                     }
                 });
                 let child = child.unwrap();
@@ -300,7 +296,7 @@ fn a_sibling_does_not_hide_that_a_child_was_killed() {
             let sibling = scope.spawn(move || drop(other_there.recv())).unwrap();
             let child = scope.spawn(move || {
                 there.send(1).unwrap();
-                sleep_for_ever();
+                support::sleep_for_ever();
             });
             let child = child.unwrap();
             assert_eq!(here.recv().unwrap(), 1);

@@ -20,10 +20,6 @@ fn guard(seconds: u64) -> support::Guard {
     support::guard(seconds)
 }
 
-fn sleep_for_ever() {
-    thread::sleep(Duration::from_secs(600));
-}
-
 #[test]
 fn a_consumer_that_ends_leaves_the_rest_to_one_that_has_not_begun() {
     let _guard = guard(60);
@@ -122,7 +118,7 @@ fn the_end_of_all_producers_is_told() {
                 let produce = || {
                     let mut numbers = 0..50;
                     numbers.try_for_each(|number| sender.send(number)).unwrap();
-                    sleep_for_ever();
+                    support::sleep_for_ever();
                 };
                 let children = [scope.spawn(produce).unwrap(), scope.spawn(produce).unwrap()];
                 let pids = children.each_ref().map(|child| child.pid());
@@ -153,7 +149,7 @@ fn the_end_of_all_who_share_is_told_to_a_sibling() {
             let take = || {
                 receiver.recv().unwrap();
                 begun.fetch_add(1, Ordering::SeqCst);
-                sleep_for_ever();
+                support::sleep_for_ever();
             };
             let takers = [scope.spawn(take).unwrap(), scope.spawn(take).unwrap()];
             assert!(wait_until(LONG, || begun.load(Ordering::SeqCst) == 2));
@@ -181,7 +177,7 @@ fn a_moved_end_is_gone_with_its_child() {
                     if !is_early {
                         there.send(1).unwrap();
                     }
-                    sleep_for_ever();
+                    support::sleep_for_ever();
                     drop(there);
                 });
                 let child = child.unwrap();
@@ -210,13 +206,13 @@ fn a_moved_end_is_gone_once_its_child_drops_it() {
         for is_used in [false, true] {
             let (sender, receiver) = channel::<u32>().unwrap();
             scope(|scope| {
-                let unrelated = scope.spawn(sleep_for_ever).unwrap();
+                let unrelated = scope.spawn(support::sleep_for_ever).unwrap();
                 let child = scope.spawn(move || {
                     if is_used {
                         sender.send(1).unwrap();
                     }
                     drop(sender);
-                    sleep_for_ever();
+                    support::sleep_for_ever();
                 });
                 let child = child.unwrap();
                 if is_used {
@@ -239,10 +235,10 @@ fn wait_sees_the_end_that_a_sibling_hides() {
     in_single_thread(|| {
         let (sender, receiver) = channel::<u32>().unwrap();
         scope(|scope| {
-            let unrelated = scope.spawn(sleep_for_ever).unwrap();
+            let unrelated = scope.spawn(support::sleep_for_ever).unwrap();
             let child = scope.spawn(move || {
                 sender.send(1).unwrap();
-                sleep_for_ever();
+                support::sleep_for_ever();
                 drop(sender);
             });
             let child = child.unwrap();

@@ -12,25 +12,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bunshin::{
-    Barrier, BoundedSemaphore, Condition, ErrorKind, Event, LockError, Process, RLock, RawArray,
-    Semaphore, StartMethod, Value,
+    Barrier, BoundedSemaphore, Condition, ErrorKind, Event, LockError, RLock, RawArray, Semaphore,
+    Value,
 };
 use serde::{Deserialize, Serialize};
+use support::start_daemon as start;
 
 /// Only tells a hang from slowness.
 const LONG: Duration = Duration::from_secs(20);
-
-fn start<A, F>(method: StartMethod, function: F, arguments: A) -> Process<F::Output>
-where
-    F: bunshin::Target<A>,
-    F::Output: serde::Serialize + serde::de::DeserializeOwned,
-    A: serde::Serialize + serde::de::DeserializeOwned,
-{
-    let builder = Process::builder().start_method(method).daemon(true);
-    builder
-        .start(function, arguments)
-        .expect("a child can be started")
-}
 
 fn counts_to(board: &RawArray<u64>, at: usize, count: u64) {
     assert!(support::wait_until(LONG, || board.load(at, SeqCst) == count));

@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use bunshin::{
-    Condition, Event, ListItem, Lock, LockError, LockGuard, Process, RLock, RawArray, SendError,
+    Condition, Event, ListItem, Lock, LockError, LockGuard, RLock, RawArray, SendError,
     ShareableList, SimpleQueue, StartMethod,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use support::{each_method, wait_until};
+use support::{each_method, start_daemon as start, wait_until};
 
 /// Only tells a hang from slowness.
 const LONG: Duration = Duration::from_secs(20);
@@ -23,18 +23,6 @@ const COUNT: usize = 0;
 const QUIT: usize = 1;
 const TOLD: usize = 2;
 const BOARD: usize = 8;
-
-fn start<A, F>(method: StartMethod, function: F, arguments: A) -> Process<F::Output>
-where
-    F: bunshin::Target<A>,
-    F::Output: Serialize + DeserializeOwned,
-    A: Serialize + DeserializeOwned,
-{
-    let builder = Process::builder().start_method(method).daemon(true);
-    builder
-        .start(function, arguments)
-        .expect("a child can be started")
-}
 
 /// Numbers that look random, the same in each run.
 struct Random(u64);

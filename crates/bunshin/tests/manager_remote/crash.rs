@@ -5,15 +5,10 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
+use support::manager::{churn, kill_clients, objects, random};
 use support::{kill, wait_until};
 
 use super::*;
-
-/// Numbers that differ from run to run.
-fn random(below: u64) -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish() % below
-}
 
 #[test]
 fn whoever_waits_far_away_learns_at_once_that_the_server_is_gone() {
@@ -121,52 +116,12 @@ fn what_a_killed_client_far_away_held_goes_to_the_next() {
 fn clients_killed_in_the_middle_cost_only_themselves() {
     let _guard = support::guard_after(170, support::start_each_way_once);
     let (manager, address) = serve(StartMethod::Forkserver);
-    let lock = manager.lock().unwrap();
-    let dict = manager.dict::<u64, ListProxy<u64>>().unwrap();
-    let queue = manager.queue::<ListProxy<u64>>(4).unwrap();
-    type All = (
-        LockProxy,
-        DictProxy<u64, ListProxy<u64>>,
-        QueueProxy<ListProxy<u64>>,
-    );
-    manager
-        .publish("all", &(lock.clone(), dict.clone(), queue.clone()))
-        .unwrap();
-    for _ in 0..20 {
-        let work = |address: String| {
-            let there = connect(&address);
-            let (lock, dict, queue) = there.find::<All>("all").unwrap().unwrap();
-            for n in 0.. {
-                let guard = lock.lock().or_else(LockError::recover).unwrap();
-                let list = dict.get(&(n % 4)).unwrap();
-                drop(guard);
-                let list = list.or_else(|| queue.try_recv().ok());
-                if let Some(list) = list {
-                    list.push(&n).unwrap();
-                    dict.insert(&((n + 1) % 4), &list).unwrap();
-                    let _ = queue.try_send(list);
-                }
-            }
-        };
-        dict.insert(&0, &manager.list([1]).unwrap()).unwrap();
-        let victims =
-            [(); 2].map(|()| child(StartMethod::Forkserver, work, (address.to_string(),)));
-        thread::sleep(Duration::from_micros(random(40_000)));
-        for victim in &victims {
-            victim.kill().unwrap();
-        }
-        // The server goes on, and the lock comes back.
-        let guard = lock.lock_timeout(LONG).or_else(LockError::recover).unwrap();
-        dict.len().unwrap();
-        drop(guard);
-        for victim in &victims {
-            victim.join().unwrap();
-        }
-    }
-    dict.clear().unwrap();
-    while queue.try_recv().is_ok() {}
-    let is_alone = || manager.census().unwrap() == (3, 1);
-    assert!(wait_until(LONG, is_alone), "{:?}", manager.census());
+    let objects = objects(&manager);
+    manager.publish("all", &objects).unwrap();
+    let work = |address: String| churn(connect(&address).find("all").unwrap().unwrap());
+    kill_clients(&manager, objects, 20, || {
+        child(StartMethod::Forkserver, work, (address.to_string(),))
+    });
 }
 
 #[test]

@@ -30,9 +30,12 @@ use std::{fs, io, process, thread};
 
 use bunshin::{Process, StartMethod};
 use rustix::process::{Pid, Signal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 pub(crate) use methods::{each_method, start_each_way_once};
 
+pub(crate) mod manager;
 mod methods;
 pub(crate) mod python;
 
@@ -442,4 +445,34 @@ pub(crate) fn start_methods() -> [StartMethod; 3] {
         StartMethod::Spawn,
         StartMethod::Forkserver,
     ]
+}
+
+/// Starts a child.
+pub(crate) fn start<F, A>(method: StartMethod, target: F, args: A) -> Process<F::Output>
+where
+    F: bunshin::Target<A>,
+    F::Output: Serialize + DeserializeOwned,
+    A: Serialize + DeserializeOwned,
+{
+    let child = Process::builder().start_method(method).start(target, args);
+    child.expect("a child can be started")
+}
+
+/// Starts a child that ends with this process, also where a test forgets it.
+pub(crate) fn start_daemon<F, A>(method: StartMethod, target: F, args: A) -> Process<F::Output>
+where
+    F: bunshin::Target<A>,
+    F::Output: Serialize + DeserializeOwned,
+    A: Serialize + DeserializeOwned,
+{
+    let builder = Process::builder().start_method(method).daemon(true);
+    let child = builder.start(target, args);
+    child.expect("a child can be started")
+}
+
+/// What a child does that is to be ended by others.
+pub(crate) fn sleep_for_ever() {
+    loop {
+        thread::sleep(Duration::from_secs(600));
+    }
 }
