@@ -154,7 +154,7 @@ pub use manager::{CallError, Managed, Manager, ManagerBuilder};
 pub use pool::ImapStream;
 pub use pool::{
     Batch, Imap, MapFuture, MapHandle, ParMap, Pool, PoolBuilder, StatefulPool,
-    StatefulPoolBuilder, TaskFuture, TaskHandle, ThreadImap, ThreadPool,
+    StatefulPoolBuilder, TaskFuture, TaskHandle, ThreadImap, ThreadPool, ThreadPoolBuilder,
 };
 pub use process::{
     CurrentProcess, ExitStatus, Fork, Panic, ParentProcess, PreloadOutcome, Process,

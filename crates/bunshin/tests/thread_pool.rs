@@ -166,3 +166,72 @@ fn endless_items_and_ends() {
     assert!(left.0.get().expect("it had begun"));
     assert!(left.1.get().is_err_and(|e| e.is_cancelled()));
 }
+
+#[test]
+fn each_thread_runs_what_it_is_to_run_first_and_last() {
+    thread_local! {
+        static READY: AtomicUsize = const { AtomicUsize::new(0) };
+    }
+    let _guard = support::guard(60);
+    let counts = Arc::new([(); 2].map(|()| AtomicUsize::new(0)));
+    let (begun, ended) = (Arc::clone(&counts), Arc::clone(&counts));
+    let pool = ThreadPool::builder()
+        .threads(3)
+        .name("worker")
+        .initializer(move || {
+            begun[0].fetch_add(1, SeqCst);
+            READY.with(|ready| ready.store(7, SeqCst));
+        })
+        .on_exit(move || {
+            ended[1].fetch_add(1, SeqCst);
+            panic!("nobody's");
+        })
+        .build()
+        .expect("threads");
+    let look = |_: u32| {
+        let name = thread::current().name().map(str::to_owned);
+        (READY.with(|ready| ready.load(SeqCst)), name)
+    };
+    for (ready, name) in pool.map(look, 0..100).expect("no panic") {
+        assert_eq!(ready, 7);
+        assert!(name.is_some_and(|name| name.starts_with("worker-")));
+    }
+    pool.close();
+    pool.join().expect("it is closed");
+    assert_eq!(counts.each_ref().map(|count| count.load(SeqCst)), [3, 3]);
+    let nul = ThreadPool::builder().name("a\0b").build();
+    assert_eq!(nul.expect_err("no name").kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn an_initializer_that_panics_breaks_the_pool_and_hangs_nobody() {
+    let _guard = support::guard(60);
+    for round in 0..50 {
+        let (go, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let pool = ThreadPool::builder().threads(2).initializer(move || {
+            if round % 2 == 0 {
+                // When tasks are there already.
+                let _ = wait.lock().map(|wait| wait.recv());
+            }
+            panic!("not today");
+        });
+        let pool = pool.build().expect("threads");
+        let early = pool.apply_async(|| 1);
+        let many = pool.map_async(|n: u32| n, 0..10);
+        drop(go);
+        let why = |error: TaskError| match error {
+            TaskError::Pool(error) => {
+                assert_eq!(error.kind(), ErrorKind::Initializer);
+                assert!(error.to_string().contains("not today"), "{error}");
+            }
+            other => panic!("{other}"),
+        };
+        why(early.get().expect_err("it was not run"));
+        why(many.get().expect_err("they were not run"));
+        why(pool.apply(|| 2).expect_err("it is broken"));
+        let mut lazy = pool.imap(|n: u64| n, 0..);
+        why(lazy.next().expect("a result").expect_err("it is broken"));
+        pool.join().expect("it takes no more tasks");
+    }
+}

@@ -9,8 +9,8 @@
 //! - `post`, `outcomes`: tasks that nobody waits for now; `attendant`: the threads for them.
 //! - `supervisor`: starts, watches and replaces workers; `worker`: what those run.
 //! - `par_map`: a pool of forks, for a closure that borrows.
-//! - `stateful`: workers with a state of their own; `thread_pool`, `thread_imap`: the same over
-//!   threads.
+//! - `stateful`: workers with a state of their own; `thread_pool`, `thread_builder`,
+//!   `thread_imap`: the same over threads.
 //! - `state`: what is decided, without I/O or clocks.
 
 mod attendant;
@@ -33,6 +33,7 @@ mod stateful;
 #[cfg(feature = "tokio")]
 mod stream;
 mod supervisor;
+mod thread_builder;
 mod thread_imap;
 mod thread_pool;
 mod worker;
@@ -48,6 +49,7 @@ pub use par_map::ParMap;
 pub use stateful::{StatefulPool, StatefulPoolBuilder};
 #[cfg(feature = "tokio")]
 pub use stream::ImapStream;
+pub use thread_builder::ThreadPoolBuilder;
 pub use thread_imap::ThreadImap;
 pub use thread_pool::ThreadPool;
 

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::handle::{MapHandle, TaskHandle};
 use super::outcomes::{Aftermath, Job, Outcome, Outcomes, Payload, Source};
+use super::thread_builder::{Hook, ThreadPoolBuilder};
 use super::thread_imap::ThreadImap;
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{TaskError, panic};
+use crate::process::{TaskError, panic, target};
 use crate::sys::thread;
 
 /// A pool of threads that run tasks: what [`Pool`](crate::Pool) offers, where processes are not
@@ -43,7 +44,7 @@ use crate::sys::thread;
 #[doc(alias = "dummy")]
 pub struct ThreadPool {
     pub(super) crew: Arc<Crew>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) n_threads: usize,
 }
 
@@ -60,18 +61,23 @@ pub(super) struct Task {
 }
 
 pub(super) struct Crew {
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// A task has come, or the pool ends.
-    work: Condvar,
+    pub(super) work: Condvar,
     /// Something was done.
-    done: Condvar,
-    generation: u32,
+    pub(super) done: Condvar,
+    pub(super) generation: u32,
+    /// What each thread runs before its first task and after its last one.
+    pub(super) initializer: Option<Hook>,
+    pub(super) exit: Option<Hook>,
 }
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) queue: VecDeque<Task>,
     pub(super) is_closed: bool,
+    /// Why an initializer has failed: nothing is run any more.
+    why_broken: Option<String>,
     /// Threads that wait for a task, and callers that wait for an outcome.
     n_idle: usize,
     n_waiting: usize,
@@ -90,37 +96,15 @@ impl ThreadPool {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn new(threads: usize) -> Result<Self> {
-        if threads == 0 {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                "a pool of 0 threads: there is at least 1",
-            ));
-        }
-        // So that a panic is told with its place.
-        panic::install_hook();
-        let pool = Self {
-            crew: Arc::new(Crew {
-                state: Mutex::default(),
-                work: Condvar::new(),
-                done: Condvar::new(),
-                generation: thread::generation(),
-            }),
-            threads: Mutex::default(),
-            n_threads: threads,
-        };
-        for number in 1..=threads {
-            let crew = Arc::clone(&pool.crew);
-            // Those already started end when the pool is dropped.
-            let thread = std::thread::Builder::new()
-                .name(format!("bunshin-task-{number}"))
-                .spawn(move || crew.work())
-                .map_err(|error| Error::os("start a thread of a pool", error))?;
-            pool.lock_threads().push(thread);
-        }
-        Ok(pool)
+        Self::builder().threads(threads).build()
     }
 
-    fn lock_threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+    /// Makes a pool with choices: the threads' names, what each does first and last.
+    pub fn builder() -> ThreadPoolBuilder {
+        ThreadPoolBuilder::default()
+    }
+
+    pub(super) fn lock_threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -470,6 +454,19 @@ pub(super) fn unpack<R: 'static>(outcome: Outcome) -> Result<R, TaskError> {
         .map_err(|_| TaskError::Cancelled)
 }
 
+impl State {
+    /// Why a closed pool takes no task.
+    fn refusal(&self) -> TaskError {
+        TaskError::Pool(match &self.why_broken {
+            Some(why) => Error::new(
+                ErrorKind::Initializer,
+                format!("the initializer of a pool's threads {why}"),
+            ),
+            None => Error::new(ErrorKind::Closed, "the pool is closed"),
+        })
+    }
+}
+
 impl Crew {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -499,9 +496,9 @@ impl Crew {
         }
         let mut state = self.lock();
         if state.is_closed {
+            let error = state.refusal();
             drop(state);
-            let error = Error::new(ErrorKind::Closed, "the pool is closed");
-            self.end(&task.outcomes, task.position, Err(TaskError::Pool(error)));
+            self.end(&task.outcomes, task.position, Err(error));
             return;
         }
         state.queue.push_back(task);
@@ -540,8 +537,36 @@ impl Crew {
     }
 
     /// A thread's life.
-    fn work(&self) {
+    pub(super) fn live(&self) {
         WORKS_FOR.set(std::ptr::from_ref(self).addr());
+        if let Some(initializer) = &self.initializer {
+            if let Err(failure) = panic::catch(true, initializer) {
+                return self.break_up(target::said(failure));
+            }
+        }
+        self.work();
+        if let Some(exit) = &self.exit {
+            // It has come to its end all the same.
+            let _ = panic::catch(true, exit);
+        }
+    }
+
+    /// An initializer has failed: no task runs any more, and all are told why.
+    fn break_up(&self, why: String) {
+        let tasks: Vec<_> = {
+            let mut state = self.lock();
+            state.is_closed = true;
+            state.why_broken.get_or_insert(why);
+            let tasks = std::mem::take(&mut state.queue).into_iter();
+            tasks.map(|task| (task, state.refusal())).collect()
+        };
+        self.work.notify_all();
+        for (task, error) in tasks {
+            self.end(&task.outcomes, task.position, Err(error));
+        }
+    }
+
+    fn work(&self) {
         let mut state = self.lock();
         loop {
             if let Some(task) = state.queue.pop_front() {
