@@ -29,9 +29,12 @@ _OLD_ANSWER = 16
 _DIGESTS = ("sha256", "sha384", "sha3_256", "sha3_384", "md5")
 
 
-def _named(message):
-    """The name of the digest at a message's front, and what follows."""
-    if message[:1] == b"{":
+def _named(message, unnamed):
+    """The name of the digest at a message's front, and what follows.
+
+    A message of the length `unnamed` is all random bytes, also if they look like a name.
+    """
+    if message[:1] == b"{" and len(message) != unnamed:
         name, closed, rest = message[1:].partition(b"}")
         if closed and len(name) <= 16:
             name = name.decode("ascii", "replace")
@@ -60,7 +63,7 @@ def _answer(authkey, message):
 
 def create_response(authkey, message):
     """The answer to a challenge, without what says that it is one."""
-    digest, _ = _named(message)
+    digest, _ = _named(message, _OLD_RANDOM)
     if digest is None:
         return _code(authkey, message, "md5")
     return b"{%s}" % digest.encode() + _code(authkey, message, digest)
@@ -68,7 +71,7 @@ def create_response(authkey, message):
 
 def verify_challenge(authkey, message, response):
     """Raises `AuthenticationError` if that is not the answer to a challenge."""
-    digest, code = _named(response)
+    digest, code = _named(response, _OLD_ANSWER)
     if digest is None:
         digest = "md5" if len(response) == _OLD_ANSWER else None
     if digest is None or not hmac.compare_digest(_code(authkey, message, digest), code):

@@ -1,6 +1,8 @@
 """Connections of both kinds: the ends of pipes, and those over sockets."""
 
 import array
+import hmac
+import itertools
 import os
 import random
 import socket
@@ -359,3 +361,23 @@ def test_a_sender_that_is_killed_at_any_moment(context):
                 last = number
         receiver.close()
         child.join(SECONDS)
+
+
+def test_random_bytes_of_old_peers_are_no_names():
+    """What peers before CPython 3.12 send are bytes that may look like a digest's name."""
+    from bunshin import _authentication
+
+    key = b"secret"
+    challenge = b"{sha1}" + bytes(14)
+    answer = hmac.new(key, challenge, "md5").digest()
+    assert _authentication.create_response(key, challenge) == answer
+    codes = (
+        (challenge, hmac.new(key, challenge, "md5").digest())
+        for challenge in (b"{sha256}%d" % number for number in itertools.count())
+    )
+    challenge, code = next(
+        (challenge, code) for challenge, code in codes if code[:1] == b"{" and b"}" in code
+    )
+    _authentication.verify_challenge(key, challenge, code)
+    with pytest.raises(mp.AuthenticationError):
+        _authentication.verify_challenge(key, challenge + b"x", code)
