@@ -140,6 +140,11 @@ class Pool:
         )
         self._state = RUN
 
+    @staticmethod
+    def Process(ctx, *args, **kwds):
+        """A process of a context's. The workers are the engine's, and not made by this."""
+        return ctx.Process(*args, **kwds)
+
     # Those who pickle descriptors for a child ask for these two.
     DupFd = staticmethod(_native.Descriptor)
 

@@ -7,6 +7,7 @@ message where it can take them, and are asked for where it cannot.
 
 import collections
 import copyreg
+import functools
 import importlib
 import io
 import os
@@ -88,16 +89,26 @@ def _cannot_be_named(error):
     )
 
 
+@functools.cache
+def _by_value_pickler():
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):
+        # A class has to have it: an object's own would be looked for too early.
+        dispatch_table = collections.ChainMap(
+            ForkingPickler._extra_reducers, cloudpickle.Pickler.dispatch_table
+        )
+
+    return Pickler
+
+
 def _dump_by_value(obj, error):
     """Pickles what `error` says that pickle cannot, or without one what it names in vain."""
     if error is not None and not _cannot_be_named(error):
         raise error
-    import cloudpickle
-
     buffers = []
     sink = io.BytesIO()
-    pickler = cloudpickle.Pickler(sink, 5, buffer_callback=buffers.append)
-    pickler.dispatch_table = collections.ChainMap(_Reducers(), pickler.dispatch_table)
+    pickler = _by_value_pickler()(sink, 5, buffer_callback=buffers.append)
     try:
         pickler.dump(obj)
     except Exception:

@@ -20,7 +20,9 @@ METHODS = ("fork", "spawn", "forkserver")
 
 def run(*command, cwd=None, limit=60):
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, cwd=cwd, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=limit, cwd=cwd, env=environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -150,7 +152,7 @@ with mp.ProcessPoolExecutor(2, mp_context=context) as executor:
     loop = asyncio.get_running_loop()
     print(await asyncio.gather(*(loop.run_in_executor(executor, cube, n) for n in range(3))))
 """
-    printing = "child = context.Process(target=print, args=('from a child',)); child.start(); child.join()"
+    printing = "child = context.Process(target=print); child.start(); child.join()"
     cells = [DEFINITIONS.format(method=method), USES, asynchronous, printing]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     os.environ["PYTHONPATH"], before = os.pathsep.join(sys.path), os.environ.get("PYTHONPATH")
@@ -375,9 +377,9 @@ def test_libraries_with_multiprocessing_replaced(library, program, method, tmp_p
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     begin = 'if __name__ == "__main__":\n'
-    choose = f"{begin}    import multiprocessing\n    multiprocessing.set_start_method({method!r})\n"
+    choose = f"    import multiprocessing\n    multiprocessing.set_start_method({method!r})\n"
     path = tmp_path / "program.py"
-    path.write_text(program.replace(begin, choose, 1))
+    path.write_text(program.replace(begin, begin + choose, 1))
     assert run(sys.executable, "-m", "bunshin", str(path)) == "[0, 1, 4, 9, 16]\n"
 
 
