@@ -31,6 +31,8 @@ const SPIN_MIN: u64 = 4_000;
 
 /// Times an end gives way to a peer on the same processor before it sleeps.
 const YIELDS: u32 = 8;
+/// Waits for a peer on this processor after which one is a sleep.
+const TOGETHER: u32 = 1024;
 
 /// The sockets of both ends in the process that made them, or -1: what a forked child
 /// must close to learn that the other end is gone.
@@ -253,6 +255,8 @@ pub(crate) struct Side {
     lost: AtomicBool,
     /// Whether giving way pays.
     awake: Awake,
+    /// Waits for a peer on this processor.
+    together: AtomicU32,
 }
 
 impl Side {
@@ -284,6 +288,7 @@ impl Side {
             generation: AtomicU32::new(NEVER),
             lost: AtomicBool::new(false),
             awake: Awake::in_turn(),
+            together: AtomicU32::new(0),
         }
     }
 
@@ -423,15 +428,32 @@ impl Side {
         match self.ring.cpu(self.peer()) {
             // The peer has never run: it is still to be started.
             None => false,
-            Some(there) if there == here => (0..YIELDS).any(|_| {
-                thread::give_way();
-                done()
-            }),
-            // Two ends that sleep find each other asleep: each wait is as long as a wake-up then,
-            // longer than spinning has ever helped, until one of them stays awake for so long.
-            // And the peer may have come to this processor, where it waits for this thread.
-            Some(_) => spin_until(spin, &done) || self.awake.until(done),
+            Some(there) if there == here => {
+                // Two that give way to each other look too busy to be moved apart. Who is woken
+                // goes to a processor that is free, if there is one.
+                let times = self.together.fetch_add(1, Ordering::Relaxed);
+                times % TOGETHER != TOGETHER - 1
+                    && (0..YIELDS).any(|_| {
+                        thread::give_way();
+                        done()
+                    })
+            }
+            Some(_) => spin_until(spin, done),
         }
+    }
+
+    /// As [`linger`](Self::linger), for a message, and gives way for a moment where spinning was in
+    /// vain, if that has been worth the while.
+    ///
+    /// Two ends that sleep find each other asleep: each wait is as long as a wake-up then,
+    /// longer than spinning has ever helped, until one of them stays awake for so long. And the
+    /// peer may have come to this processor, where it waits for this thread.
+    pub(crate) fn stay(&self, spin: &mut u64, done: impl Fn() -> bool) -> bool {
+        if self.linger(spin, &done) {
+            return true;
+        }
+        let there = self.ring.cpu(self.peer());
+        there.is_some_and(|there| there != thread::cpu()) && self.awake.until(done)
     }
 
     /// Waits until there is something on the socket, or nobody is left who may use the other

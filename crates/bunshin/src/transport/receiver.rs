@@ -461,7 +461,7 @@ impl Receiver {
                 Err(Failure::Disconnected)
             };
         }
-        if self.side.linger(&mut state.spin, || ring.has_data()) {
+        if self.side.stay(&mut state.spin, || ring.has_data()) {
             return Ok(());
         }
         loop {
