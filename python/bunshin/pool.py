@@ -191,7 +191,7 @@ class Pool:
     def _run_map(self, func, iterable, chunksize, shape):
         self._check_running()
         iterable, chunksize = self._chunks(iterable, chunksize)
-        results = self._native.imap(func, iterable, chunksize, shape, True)
+        results = self._native.imap(func, iterable, chunksize, shape, True, True)
         first = None
         try:
             values, first = results.all(chunksize != 1)
@@ -236,7 +236,7 @@ class Pool:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        stream = _Stream(self._native.imap(func, iterable, chunksize, MAP, ordered))
+        stream = _Stream(self._native.imap(func, iterable, chunksize, MAP, ordered, False))
         self._streams.add(stream)
         return IMapIterator(self, stream, chunksize == 1)
 

@@ -195,7 +195,9 @@ impl Pool {
     }
 
     /// Calls a function (what `bunshin.pool.pickled` makes of it) with each item, so many in a
-    /// task; gives what became of each task, in order if `is_ordered`.
+    /// task; gives what became of each task, in order if `is_ordered`. Where `are_all_wanted`, items
+    /// are taken as fast as there is room.
+    #[allow(clippy::too_many_arguments, reason = "one call, from two places")]
     fn imap(
         &self,
         py: Python<'_>,
@@ -204,6 +206,7 @@ impl Pool {
         chunk: usize,
         shape: u8,
         is_ordered: bool,
+        are_all_wanted: bool,
     ) -> PyResult<Results> {
         let raised = Arc::new(Mutex::new(None));
         let is_list = items.is_exact_instance_of::<PyList>()
@@ -221,7 +224,9 @@ impl Pool {
         };
         let pool = &self.0;
         let imap: Box<dyn Next> = py.detach(|| -> Box<dyn Next> {
-            if is_ordered {
+            if are_all_wanted {
+                Box::new(pool.batch().window(WINDOW).imap(execute, tasks))
+            } else if is_ordered {
                 Box::new(pool.imap(execute, tasks))
             } else {
                 Box::new(pool.imap_unordered(execute, tasks))
@@ -364,6 +369,9 @@ impl Task {
         }))
     }
 }
+
+/// Tasks of a map that are under way at most.
+const WINDOW: usize = 512;
 
 /// Tasks made ahead of need at most, and bytes in them.
 const AHEAD: usize = 32;

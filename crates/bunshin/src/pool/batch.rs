@@ -92,7 +92,8 @@ impl<'a> Batch<'a> {
     }
 
     /// How many items an [`imap`](Self::imap) takes ahead of its consumer at most. By default
-    /// 512, and at first only a few for each worker. 0 is as 1.
+    /// 512, and at first only a few for each worker; a number that is given counts from the first
+    /// item on, up to 512. 0 is as 1.
     ///
     /// # Examples
     /// ```

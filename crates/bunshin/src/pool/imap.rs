@@ -107,7 +107,8 @@ where
                 first = (4 * run.dispatcher.n_workers).max(16);
                 // Each worker has a chunk, and finds another.
                 let chunks = 2 * run.chunk.saturating_mul(run.dispatcher.n_workers);
-                first = first.max(chunks).min(WINDOW_MAX);
+                // Who names a window wants that many ahead.
+                first = first.max(chunks).max(window.unwrap_or(0)).min(WINDOW_MAX);
                 Some(run)
             }
             Err(error) => {
@@ -287,7 +288,8 @@ where
     /// quick, and waiting is what takes time.
     pub(super) fn widen(&mut self, before: usize) {
         if before.saturating_sub(self.out) > self.window / 4 {
-            self.window = (self.window * 2).min(self.window_max);
+            // By so much, as each wait on the way takes a sleep.
+            self.window = (self.window * 4).min(self.window_max);
         }
     }
 
