@@ -316,6 +316,8 @@ fn look(block: &Block, len: usize) {
 mod tests {
     use std::path::Path;
 
+    use crate::sys::thread::has_robust_lock;
+
     /// Every input that is kept, among them those that once failed.
     #[test]
     fn what_was_found_once_stays_found() {
@@ -347,7 +349,13 @@ mod tests {
                     state as u8
                 })
                 .collect();
-            super::TARGETS.iter().for_each(|(_, target)| target(&bytes));
+            for (name, target) in super::TARGETS {
+                target(&bytes);
+                assert!(
+                    !has_robust_lock(),
+                    "{name} left a lock behind in round {round}"
+                );
+            }
         }
     }
 }

@@ -296,11 +296,12 @@ impl Heap {
     fn give_back(&self, index: usize) {
         let entry = self.entry(index);
         let capacity = entry.capacity.swap(0, Ordering::Relaxed);
-        memory::release(
-            self.segment.as_fd(),
-            entry.offset.load(Ordering::Relaxed),
-            capacity,
-        );
+        let offset = entry.offset.load(Ordering::Relaxed);
+        // The number is another process's. What lies before the blocks must stay: a lock that
+        // became zeros while it is held would stay in this thread's list, and outlive its memory.
+        if offset >= self.segment.len() as u64 {
+            memory::release(self.segment.as_fd(), offset, capacity);
+        }
         // A swap: `recall` may take its bit away, which is not there any more, at this moment.
         entry.state.swap(0, Ordering::Release);
     }

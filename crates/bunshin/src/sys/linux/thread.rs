@@ -526,3 +526,11 @@ pub(crate) fn adopt_list(head: usize) {
 pub(crate) fn list_head() -> usize {
     head().map_or(0, |head| head.as_ptr() as usize)
 }
+
+/// Whether this thread's list of robust locks has any: for tests, at a point where it has given
+/// all back.
+#[cfg(test)]
+pub(crate) fn has_robust_lock() -> bool {
+    // SAFETY: as in `begin`.
+    head().is_ok_and(|head| unsafe { (*head.as_ptr()).list } != head.as_ptr() as usize)
+}
