@@ -107,6 +107,9 @@ pub(super) fn reserve(segment: &Segment, chunk: u64) -> Result<()> {
 
 /// Writes a large item, whose parts come one behind the other.
 pub(super) fn write(segment: &Segment, at: u64, parts: &[&[u8]]) -> Result<()> {
+    if at < QUEUE_CHUNK {
+        return Err(corrupt("a queue's large item lies where its locks are"));
+    }
     let mut end = at;
     let written = parts.iter().try_for_each(|part| {
         let from = end;
@@ -141,7 +144,11 @@ pub(super) fn read(segment: &Segment, at: u64, len: u64, bytes: &mut Vec<u8>) ->
 
 /// Gives memory back.
 pub(super) fn release(segment: &Segment, at: u64, len: u64) {
-    memory::release(segment.as_fd(), at, len);
+    // The number is another process's. The first chunk has the locks: one that became zeros while
+    // it is held would stay in this thread's list, and outlive its memory.
+    if at >= QUEUE_CHUNK {
+        memory::release(segment.as_fd(), at, len);
+    }
 }
 
 /// Gives all memory from `at` on back.
@@ -155,4 +162,26 @@ pub(super) fn release_from(segment: &Segment, at: u64) {
 
 pub(super) fn corrupt(why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::layout::{Kind, QUEUE_FIXED};
+
+    #[test]
+    fn no_number_of_another_process_reaches_the_locks() {
+        let segment = Segment::create(Kind::Queue, QUEUE_FIXED).unwrap();
+        reserve(&segment, QUEUE_CHUNK).unwrap();
+        segment.copy_in(QUEUE_FIXED - 8, &[7; 8]);
+        for at in [0, 4096, QUEUE_CHUNK - 1] {
+            release(&segment, at, QUEUE_CHUNK);
+            assert!(write(&segment, at, &[&[1; 4096]]).is_err());
+        }
+        release(&segment, QUEUE_CHUNK, u64::MAX);
+        write(&segment, QUEUE_CHUNK, &[&[1; 4096]]).unwrap();
+        let mut found = [0; 8];
+        segment.copy_out(QUEUE_FIXED - 8, &mut found);
+        assert_eq!(found, [7; 8]);
+    }
 }
