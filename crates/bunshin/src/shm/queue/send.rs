@@ -77,7 +77,10 @@ impl Queue {
         let sent = header.sent.load(Ordering::Relaxed);
         let now = &header.sent_slots[parity(sent)];
         let mut position = now.position.load(Ordering::Relaxed);
-        let mut next = now.next.load(Ordering::Relaxed);
+        // Before the first chunk lie locks, of which this thread has one: nothing is written there,
+        // whatever another process may say.
+        let next = now.next.load(Ordering::Relaxed);
+        let mut next = next.clamp(QUEUE_CHUNK, 1 << 62);
         let mut reused = now.reused.load(Ordering::Relaxed);
         let with_handles = now.with_handles.load(Ordering::Relaxed);
         let mut refilled = now.refilled.load(Ordering::Relaxed);

@@ -61,7 +61,8 @@ impl Queue {
         let extent = slot.extent.load(Ordering::Relaxed);
         if extent >= QUEUE_CHUNK {
             let len = slot.extent_len.load(Ordering::Relaxed);
-            store::release(&self.segment, extent, len.next_multiple_of(4096));
+            let len = len.min(1 << 62).next_multiple_of(4096);
+            store::release(&self.segment, extent, len);
         }
     }
 
