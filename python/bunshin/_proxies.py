@@ -21,24 +21,6 @@ _MODULES = ("bunshin.managers", "bunshin._proxies")
 # -- names for objects
 
 
-class _Foreign:
-    """A name in the interpreter's own `multiprocessing.managers`, to be pickled."""
-
-    def __init__(self, name):
-        self._name = name
-
-    def __call__(self, *args):
-        raise TypeError("only to be pickled")
-
-    def __reduce__(self):
-        return getattr, (_ForeignModule(), self._name)
-
-
-class _ForeignModule:
-    def __reduce__(self):
-        return reduction._foreign_module, ("multiprocessing.managers",)
-
-
 class Token:
     """Says which object of which server is meant."""
 
@@ -56,7 +38,7 @@ class Token:
         self.typeid, self.address, self.id = state
 
     def __reduce__(self):
-        cls = _Foreign("Token") if reduction._peer.is_foreign else type(self)
+        cls = reduction._Foreign("Token") if reduction._peer.is_foreign else type(self)
         return cls, self.__getstate__()
 
     def __repr__(self):
@@ -357,9 +339,9 @@ class BaseProxy:
             function = AutoProxy
             kwds["exposed"] = self._exposed_
         if reduction._peer.is_foreign:
-            rebuild = _Foreign("RebuildProxy")
+            rebuild = reduction._Foreign("RebuildProxy")
             if function.__module__ in _MODULES:
-                function = _Foreign(function.__name__)
+                function = reduction._Foreign(function.__name__)
         return rebuild, (function, self._token, self._serializer, kwds)
 
     def __deepcopy__(self, memo):

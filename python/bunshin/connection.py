@@ -167,7 +167,7 @@ class Connection(metaclass=_Ends):
 
     def __reduce__(self):
         handle = reduction.DupFd(self._descriptor())
-        return rebuild_connection, (handle, self._readable, self._writable)
+        return reduction._named_for_peer(rebuild_connection), (handle, self._readable, self._writable)
 
     def _send_message(self, body):
         size = len(body)

@@ -129,6 +129,35 @@ class _Peer(threading.local):
 _peer = _Peer()
 
 
+class _Foreign:
+    """A name in one of the interpreter's own modules, to be pickled."""
+
+    def __init__(self, name, module="multiprocessing.managers"):
+        self._name = name
+        self._module = module
+
+    def __call__(self, *args):
+        raise TypeError("only to be pickled")
+
+    def __reduce__(self):
+        return getattr, (_ForeignModule(self._module), self._name)
+
+
+class _ForeignModule:
+    def __init__(self, name):
+        self._name = name
+
+    def __reduce__(self):
+        return _foreign_module, (self._name,)
+
+
+def _named_for_peer(function):
+    """A function of this package's, or for peers that may have none, CPython's of that name."""
+    if not _peer.is_foreign:
+        return function
+    return _Foreign(function.__name__, function.__module__.replace("bunshin", "multiprocessing", 1))
+
+
 def _dumps_for_any_peer(obj):
     before, _peer.is_foreign = _peer.is_foreign, True
     try:
@@ -137,8 +166,15 @@ def _dumps_for_any_peer(obj):
         _peer.is_foreign = before
 
 
+#: Where such a peer finds what its messages name, and so does this process by other names.
+_SHARED_MODULES = {
+    f"multiprocessing.{name}": f"bunshin.{name}"
+    for name in ("connection", "managers", "reduction", "resource_sharer")
+}
+
+
 def _ours(module):
-    return "bunshin.managers" if module == "multiprocessing.managers" else module
+    return _SHARED_MODULES.get(module, module)
 
 
 # What such a peer finds a module by, and what it is found by here.
@@ -159,7 +195,7 @@ class _AnyPeerUnpickler(pickle.Unpickler):
 
 
 def _loads_from_any_peer(data):
-    if b"multiprocessing.managers" in data:
+    if b"multiprocessing." in data:
         return _AnyPeerUnpickler(io.BytesIO(data)).load()
     return pickle.loads(data)
 
@@ -214,7 +250,7 @@ def recv_handle(conn):
 
 
 def _reduce_socket(sock):
-    return _rebuild_socket, (DupFd(sock.fileno()), sock.family, sock.type, sock.proto)
+    return _named_for_peer(_rebuild_socket), (DupFd(sock.fileno()), sock.family, sock.type, sock.proto)
 
 
 def _rebuild_socket(fd, family, type, proto):

@@ -5,6 +5,7 @@ number, and a thread of this process gives the descriptor to whoever shows up th
 number (and the key of this program's processes).
 """
 
+import copyreg
 import os
 import signal
 import socket
@@ -21,6 +22,12 @@ class DupFd:
 
     def __init__(self, fd):
         self._id = _sharer.keep(os.dup(fd))
+
+    def __reduce__(self):
+        from . import reduction
+
+        cls = reduction._named_for_peer(type(self))
+        return copyreg._reconstructor, (cls, object, None), self.__dict__
 
     def detach(self):
         """The descriptor, in the process that has unpickled this."""
