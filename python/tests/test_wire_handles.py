@@ -10,7 +10,7 @@ import pytest
 from test_wire import INTERPRETERS, KEY, Peer
 
 import bunshin as mp
-from bunshin import connection, process
+from bunshin import connection, process, resource_sharer
 from bunshin.connection import Client, Listener
 
 
@@ -21,9 +21,12 @@ def interpreter(request):
 
 @pytest.fixture(autouse=True)
 def key():
+    # Who gives descriptors away goes by the key that there was when it began.
+    resource_sharer.stop()
     current = process.current_process()
     before, current.authkey = current.authkey, KEY
     yield
+    resource_sharer.stop()
     current.authkey = before
 
 
