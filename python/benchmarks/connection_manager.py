@@ -3,6 +3,7 @@
 import pathlib
 import runpy
 import sys
+import time
 
 if __name__ == "__main__":
     here = pathlib.Path(__file__).resolve()
@@ -89,6 +90,22 @@ def pipe_numpy(mp):
     import numpy
 
     return _one_way(mp, numpy.ones(LARGE // 8), 2)
+
+
+@row("pipe-2.5GiB-bytes", 10, gib=18)
+def pipe_huge(mp):
+    here, end = _child(mp, swallow)
+
+    def run(seconds):
+        # One message, which is not there while the other side is measured.
+        item = bytes(5 << 29)
+        start = time.perf_counter()
+        here.send(item)
+        here.send("all")
+        here.recv()
+        return 1 / (time.perf_counter() - start)
+
+    return run, end
 
 
 def _manager(mp):
