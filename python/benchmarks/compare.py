@@ -27,7 +27,8 @@ _rows = {}
 
 
 def row(name, goal=None, gib=0):
-    """Has a function measure what the table calls `name`; `goal` is the ratio aimed at.
+    """Has a function measure what the table calls `name`; `goal` is the ratio aimed at, or a text
+    where it is something else.
 
     A row that needs `gib` GiB of memory is measured only where it is named and the machine has them.
     """
@@ -115,7 +116,8 @@ def main():
             for _, end in sides:
                 end()
             ours, theirs = map(statistics.median, figures)
-            goal = f"{goal} x" if goal else ""
+            if not isinstance(goal, str):
+                goal = f"{goal} x" if goal else ""
             print(
                 f"| {name} | {method} | {number(ours)} | {number(theirs)} "
                 f"| {ours / theirs:.2f} x | {goal} |",

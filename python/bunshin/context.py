@@ -344,7 +344,9 @@ class DefaultContext(_Methods, _own.DefaultContext):
         _own._default_context.set_start_method(method, force=True)
 
 
-_default_context = DefaultContext(_concrete[_own._default_context.get_context().get_start_method()])
+# Others have start methods of their own, such as loky in its workers.
+_given = _own._default_context.get_context().get_start_method()
+_default_context = DefaultContext(_concrete.get(_given, _concrete["spawn"]))
 
 
 def _force_start_method(method):

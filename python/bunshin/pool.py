@@ -174,24 +174,26 @@ class Pool:
         if self._state != RUN:
             raise ValueError("Pool not running")
 
-    def _tasks(self, func, iterable, chunksize, shape):
+    def _tasks(self, func, iterable, sizes, shape):
         func = pickled(func)
         iterable = iter(iterable)
-        while chunk := tuple(itertools.islice(iterable, chunksize)):
+        while chunk := tuple(itertools.islice(iterable, next(sizes))):
             yield func, chunk, shape
 
-    def _chunks(self, iterable, chunksize):
-        if not hasattr(iterable, "__len__"):
-            iterable = list(iterable)
-        if chunksize is None:
-            chunksize, extra = divmod(len(iterable), self._processes * 4)
-            chunksize += bool(extra)
-        return iterable, max(chunksize, 1)
+    def _sizes(self, expected):
+        # As the engine's, for a map that is waited for: see `SHARES` there.
+        while True:
+            size = max(-(-expected // (self._processes * 4)), 1)
+            yield size
+            expected -= size
 
     def _run_map(self, func, iterable, chunksize, shape):
         self._check_running()
-        iterable, chunksize = self._chunks(iterable, chunksize)
-        results = self._native.imap(func, iterable, chunksize, shape, True, True)
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        chunksize = 0 if chunksize is None else max(chunksize, 1)
+        expected = len(iterable)
+        results = self._native.imap(func, iterable, chunksize, expected, shape, True, True)
         first = None
         try:
             values, first = results.all(chunksize != 1)
@@ -236,7 +238,7 @@ class Pool:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        stream = _Stream(self._native.imap(func, iterable, chunksize, MAP, ordered, False))
+        stream = _Stream(self._native.imap(func, iterable, chunksize, 0, MAP, ordered, False))
         self._streams.add(stream)
         return IMapIterator(self, stream, chunksize == 1)
 
@@ -265,9 +267,14 @@ class Pool:
 
     def _map_async(self, func, iterable, chunksize, callback, error_callback, shape):
         self._check_running()
-        iterable, chunksize = self._chunks(iterable, chunksize)
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        if chunksize is None:
+            sizes = self._sizes(len(iterable))
+        else:
+            sizes = itertools.repeat(max(chunksize, 1))
         result = MapResult(self, callback, error_callback)
-        result._start(list(self._tasks(func, iterable, chunksize, shape)))
+        result._start(list(self._tasks(func, iterable, sizes, shape)))
         return result
 
     def close(self):

@@ -196,7 +196,8 @@ impl Pool {
 
     /// Calls a function (what `bunshin.pool.pickled` makes of it) with each item, so many in a
     /// task; gives what became of each task, in order if `is_ordered`. Where `are_all_wanted`, items
-    /// are taken as fast as there is room.
+    /// are taken as fast as there is room. With 0 in a task, `expected` items are shared out in tasks
+    /// of fewer and fewer.
     #[allow(clippy::too_many_arguments, reason = "one call, from two places")]
     fn imap(
         &self,
@@ -204,6 +205,7 @@ impl Pool {
         function: Py<PyAny>,
         items: &Bound<'_, PyAny>,
         chunk: usize,
+        expected: usize,
         shape: u8,
         is_ordered: bool,
         are_all_wanted: bool,
@@ -216,6 +218,8 @@ impl Pool {
             function: Callable::Given(function),
             items: items.try_iter()?.unbind(),
             chunk,
+            left: expected,
+            shares: SHARES * self.0.workers(),
             shape: Shape::given(shape)?,
             is_list,
             ahead: VecDeque::new(),
@@ -370,6 +374,11 @@ impl Task {
     }
 }
 
+/// A task has so many of the items that are left, for each worker: the first ones as many as
+/// CPython's all have, and the last ones one, so that no worker has much to do when others have
+/// nothing left.
+const SHARES: usize = 4;
+
 /// Tasks of a map that are under way at most.
 const WINDOW: usize = 512;
 
@@ -387,7 +396,10 @@ pub(crate) struct Tasks {
     /// Pickled when there is something to call it with.
     function: Callable,
     items: Py<PyIterator>,
+    /// Items in a task; 0 if that depends on how many are left.
     chunk: usize,
+    left: usize,
+    shares: usize,
     shape: Shape,
     /// Whether nobody can tell when items are taken.
     is_list: bool,
@@ -413,7 +425,12 @@ impl Tasks {
                     _ => (Shape::Tuple, item),
                 }
             } else {
-                let chunk = items.take(self.chunk).collect::<PyResult<Vec<_>>>()?;
+                let size = match self.chunk {
+                    0 => self.left.div_ceil(self.shares).max(1),
+                    size => size,
+                };
+                let chunk = items.take(size).collect::<PyResult<Vec<_>>>()?;
+                self.left = self.left.saturating_sub(chunk.len());
                 if chunk.is_empty() {
                     self.is_over = true;
                     break;
