@@ -196,7 +196,7 @@ pub fn forget_name(name: &str) -> Result<()> {
 pub fn unlink_name(name: &str) -> Result<()> {
     let identity = identity(name)?;
     SharedMemory::unlink_name(name)?;
-    tracker::forget(name, identity);
+    tracker::forget_removed(name, identity);
     Ok(())
 }
 

@@ -79,8 +79,10 @@ impl Drop for Inner {
         if let Some(named) = &self.named {
             // What a forked child goes on with stays until this process ends.
             if !thread::is_left_to_child() && named.disown() {
-                let _ = named.remove();
-                tracker::forget(&named.name, named.identity);
+                match named.remove() {
+                    Ok(()) => tracker::forget_removed(&named.name, named.identity),
+                    Err(_) => tracker::forget(&named.name, named.identity),
+                }
             }
         }
     }
@@ -121,13 +123,16 @@ fn checked(name: &str) -> Result<&str> {
     })
 }
 
+/// The length of a page; on some systems they are longer.
+const PAGE: usize = 4096;
 /// From this length on, pages are cleared when they are touched, of which not all may be.
 const LAZY_FROM: usize = 1 << 20;
 
 fn mapped(fd: BorrowedFd<'_>, len: u64) -> Result<Mapping> {
     let what = || format!("map {len} bytes of shared memory");
     let size = usize::try_from(len).map_err(|_| Error::new(ErrorKind::OutOfMemory, what()))?;
-    let map = if size < LAZY_FROM {
+    // For a single page, whoever touches it does what the system would have to do here.
+    let map = if (PAGE + 1..LAZY_FROM).contains(&size) {
         Mapping::new(fd, 0, size)
     } else {
         Mapping::lazily(fd, 0, size)
@@ -224,7 +229,7 @@ impl SharedMemory {
     pub fn open(name: &str) -> Result<Self> {
         let name = checked(name)?;
         let failed = |error| Error::os(format!("open the shared memory {name:?}"), error);
-        let (fd, len) = named::open(name).map_err(failed)?;
+        let (fd, len, identity) = named::open(name).map_err(failed)?;
         if len == 0 {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -232,7 +237,6 @@ impl SharedMemory {
             ));
         }
         let map = mapped(fd.as_fd(), len)?;
-        let identity = Identity::of_file(fd.as_fd()).map_err(failed)?;
         let named = Named::new(name, identity, false);
         Ok(Self::of(fd, map, Some(named)))
     }
@@ -311,7 +315,10 @@ impl SharedMemory {
         let removed = named.remove();
         named.disown();
         // Also where another handle of this process, or none any more, owns it.
-        tracker::forget(&named.name, named.identity);
+        match &removed {
+            Ok(()) => tracker::forget_removed(&named.name, named.identity),
+            Err(_) => tracker::forget(&named.name, named.identity),
+        }
         removed.map_err(|error| {
             Error::os(
                 format!("remove the name {:?} of a shared memory", named.name),

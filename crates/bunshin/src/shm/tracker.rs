@@ -39,6 +39,8 @@ const FORGET: u8 = 2;
 const BEQUEATH: u8 = 3;
 /// How often a helper whose parent has ended looks whether there are names left.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a helper leaves its messages lie after it has read some.
+const REST: Duration = Duration::from_millis(2);
 /// How long a helper may leave its messages lie before it is replaced.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a message before the name.
@@ -106,9 +108,13 @@ struct Tracker {
     heir: Option<Entry>,
     /// How many are left when it is time to look which of them somebody else has removed.
     look_at: usize,
+    /// What the helper is to be told with the next message: names to forget that are gone.
+    unsaid: Vec<u8>,
     generation: u32,
 }
 
+/// Bytes of messages that may wait for the next one.
+const UNSAID: usize = 2048;
 /// Fewer names that are left than this are not looked at.
 const LOOKED_AT_FROM: usize = 64;
 
@@ -129,26 +135,33 @@ pub(crate) fn watch(name: &str, identity: Identity) -> Result<()> {
     })
 }
 
-/// Leaves the name alone from now on.
+/// Leaves the name alone from now on, also at the end of this process.
 pub(crate) fn forget(name: &str, identity: Identity) {
     with(|tracker| {
-        let Some(at) = tracker
-            .names
-            .iter()
-            .position(|entry| entry.identity == identity && entry.name == name)
-        else {
+        let Some(entry) = tracker.take(name, identity) else {
             return;
         };
-        let entry = tracker.names.remove(at);
-        if at < tracker.left {
-            tracker.left -= 1;
-        }
         tracker.tend();
         // Without a helper there is nobody who would have to forget it.
-        if let Some((socket, _)) = &tracker.helper {
-            if !send(socket, &entry.message(FORGET)) {
-                let _ = tracker.replace();
-            }
+        tracker.tell_helper(&entry.message(FORGET));
+    });
+}
+
+/// Leaves a name alone that has been removed.
+///
+/// The helper is told with what it is told next: meanwhile it knows a name that is not there, or
+/// not that file's, which it would not touch.
+pub(crate) fn forget_removed(name: &str, identity: Identity) {
+    with(|tracker| {
+        let Some(entry) = tracker.take(name, identity) else {
+            return;
+        };
+        tracker.tend();
+        if tracker.helper.is_some() {
+            tracker.unsaid.extend(entry.message(FORGET));
+        }
+        if tracker.unsaid.len() >= UNSAID {
+            tracker.tell_helper(&[]);
         }
     });
 }
@@ -195,6 +208,7 @@ fn with<R>(work: impl FnOnce(&mut Tracker) -> R) -> R {
             left: 0,
             heir: None,
             look_at: LOOKED_AT_FROM,
+            unsaid: Vec::new(),
             generation,
         });
     }
@@ -270,15 +284,44 @@ impl Tracker {
         }
     }
 
-    fn tell(&mut self, message: &[u8]) -> Result<()> {
-        match &self.helper {
-            Some((socket, _)) if send(socket, message) => Ok(()),
-            _ => self.replace(),
+    /// Takes an entry off the list.
+    fn take(&mut self, name: &str, identity: Identity) -> Option<Entry> {
+        let is_it = |entry: &Entry| entry.identity == identity && entry.name == name;
+        let at = self.names.iter().position(is_it)?;
+        if at < self.left {
+            self.left -= 1;
         }
+        Some(self.names.remove(at))
+    }
+
+    /// Tells the helper, if there is one; another one if it does not listen.
+    fn tell_helper(&mut self, message: &[u8]) {
+        if self.helper.is_some() {
+            // If that fails, the next one tries again.
+            let _ = self.tell(message);
+        }
+    }
+
+    fn tell(&mut self, message: &[u8]) -> Result<()> {
+        let told = match &self.helper {
+            None => false,
+            Some((socket, _)) if self.unsaid.is_empty() => send(socket, message),
+            Some((socket, _)) => {
+                self.unsaid.extend_from_slice(message);
+                send(socket, &self.unsaid)
+            }
+        };
+        if told {
+            self.unsaid.clear();
+            return Ok(());
+        }
+        self.replace()
     }
 
     /// Starts a helper, which is told all names.
     fn replace(&mut self) -> Result<()> {
+        // It is told the names that are there, and no others.
+        self.unsaid.clear();
         let failed = |error| Error::os("start the process that removes names", error);
         let (ours, theirs) = socket::pair().map_err(failed)?;
         let process = process::start_apart(ROLE, theirs.as_fd()).map_err(failed)?;
@@ -352,29 +395,31 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> ! {
     let parent_end = process::watch_parent(parent).ok().flatten();
     let mut known = Known::default();
     let mut unread = Vec::new();
+    // Whoever makes names one after the other is not to wake this process for each of them: what
+    // it says is read also if it has ended meanwhile.
+    let mut rest: Option<Instant> = None;
     while let Some(end) = &parent_end {
-        let mut watched = vec![
-            (control.as_fd(), Interest::Readable),
-            (end.as_fd(), Interest::Readable),
-        ];
-        watched.extend(
-            known
-                .heir
-                .iter()
-                .map(|end| (end.as_fd(), Interest::Readable)),
-        );
+        let mut watched = vec![(end.as_fd(), Interest::Readable)];
+        let heir_end = known.heir.as_ref();
+        watched.extend(heir_end.map(|end| (end.as_fd(), Interest::Readable)));
+        let has_heir = watched.len() > 1;
+        if rest.is_none() {
+            watched.push((control.as_fd(), Interest::Readable));
+        }
         let mut ready = Vec::new();
-        let polled = socket::poll(&watched, None, &mut ready);
-        if polled.is_err() || ready.get(1) == Some(&true) {
+        let polled = socket::poll(&watched, rest.take(), &mut ready);
+        if polled.is_err() || ready.first() == Some(&true) {
             break;
         }
-        if ready.get(2) == Some(&true) {
+        if has_heir && ready.get(1) == Some(&true) {
             // What it was left goes; the parent may still make names of its own.
             known.heir = None;
             known.left.drain(..).for_each(|entry| entry.remove());
         }
-        if !read(&control, &mut unread, &mut known) {
-            break;
+        match read(&control, &mut unread, &mut known) {
+            Read::Ended => break,
+            Read::Something => rest = Some(Instant::now() + REST),
+            Read::Nothing => {}
         }
     }
     // What it said last.
@@ -394,14 +439,27 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> ! {
     process::exit_now(0)
 }
 
-/// Reads all that is there; `false` if nothing will come any more.
-fn read(control: &OwnedFd, unread: &mut Vec<u8>, known: &mut Known) -> bool {
+/// What there was to read.
+enum Read {
+    Something,
+    Nothing,
+    /// Nothing will come any more.
+    Ended,
+}
+
+/// Reads all that is there.
+fn read(control: &OwnedFd, unread: &mut Vec<u8>, known: &mut Known) -> Read {
     let mut bytes = [0; 4096];
-    let open = loop {
+    let mut outcome = Read::Nothing;
+    let outcome = loop {
         match socket::receive(control.as_fd(), &mut bytes, &mut Vec::new(), false) {
-            Ok(0) => break false,
-            Ok(len) => unread.extend_from_slice(&bytes[..len]),
-            Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
+            Ok(0) => break Read::Ended,
+            Ok(len) => {
+                unread.extend_from_slice(&bytes[..len]);
+                outcome = Read::Something;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break outcome,
+            Err(_) => break Read::Ended,
         }
     };
     let mut at = 0;
@@ -410,7 +468,7 @@ fn read(control: &OwnedFd, unread: &mut Vec<u8>, known: &mut Known) -> bool {
         known.take(kind, entry);
     }
     unread.drain(..at);
-    open
+    outcome
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 
@@ -56,14 +57,24 @@ fn borrow(fd: &OwnedFd) -> BorrowedFd<'_> {
 
 /// Gives a file its name. Fails if another one has it.
 pub(crate) fn publish(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    // Older systems refuse this to most users, which is not asked again then.
+    static IS_REFUSED: AtomicBool = AtomicBool::new(false);
+    if !IS_REFUSED.load(Ordering::Relaxed) {
+        match rustix::fs::linkat(fd, "", CWD, path(name), AtFlags::EMPTY_PATH) {
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::PERM) => {
+                IS_REFUSED.store(true, Ordering::Relaxed);
+            }
+            linked => return Ok(linked?),
+        }
+    }
     let from = format!("/proc/self/fd/{}", fd.as_raw_fd());
     rustix::fs::linkat(CWD, from, CWD, path(name), AtFlags::SYMLINK_FOLLOW)?;
     Ok(())
 }
 
-/// Opens the file of that name, and says how long it is. All of its pages exist then, also
-/// where its maker had not reserved them.
-pub(crate) fn open(name: &str) -> io::Result<(OwnedFd, u64)> {
+/// Opens the file of that name, and says how long it is and which. All of its pages exist then,
+/// also where its maker had not reserved them.
+pub(crate) fn open(name: &str) -> io::Result<(OwnedFd, u64, Identity)> {
     // Without NONBLOCK, somebody's FIFO of that name would be waited for.
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let fd = rustix::fs::open(path(name), flags, Mode::empty())?;
@@ -75,8 +86,12 @@ pub(crate) fn open(name: &str) -> io::Result<(OwnedFd, u64)> {
         ));
     }
     let len = u64::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData)?;
-    memory::reserve(borrow(&fd), 0, len)?;
-    Ok((fd, len))
+    // In units of 512 bytes, whatever the size of a block is.
+    let has = u64::try_from(stat.st_blocks).map_or(0, |blocks| blocks.saturating_mul(512));
+    if has < len {
+        memory::reserve(borrow(&fd), 0, len)?;
+    }
+    Ok((fd, len, Identity::of(&stat)))
 }
 
 /// Removes a name.
