@@ -60,8 +60,10 @@ unsafe extern "C" fn receive<F: FnOnce(&[*mut ffi::PyObject]) -> R, R>(
         unsafe { slice::from_raw_parts(given, count.unsigned_abs()) }
     };
     work.result = work.work.take().map(|work| work(items));
-    // SAFETY: the thread is attached.
-    unsafe { ffi::Py_NewRef(ffi::Py_None()) }
+    // SAFETY: it is there as long as the interpreter.
+    let none = unsafe { ffi::Py_None() };
+    // SAFETY: as above; the thread is attached.
+    unsafe { ffi::Py_NewRef(none) }
 }
 
 /// Calls `work` with the items of a tuple, which live as long as that.

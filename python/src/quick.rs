@@ -30,13 +30,13 @@ pub(crate) enum Answer {
 
 impl Answer {
     fn object(self) -> *mut ffi::PyObject {
-        // SAFETY: the three are there as long as the interpreter.
-        let object = unsafe {
-            match self {
-                Self::None => ffi::Py_None(),
-                Self::True => ffi::Py_True(),
-                Self::False => ffi::Py_False(),
-            }
+        let object = match self {
+            // SAFETY: it is there as long as the interpreter.
+            Self::None => unsafe { ffi::Py_None() },
+            // SAFETY: as above.
+            Self::True => unsafe { ffi::Py_True() },
+            // SAFETY: as above.
+            Self::False => unsafe { ffi::Py_False() },
         };
         // SAFETY: as above; who calls a method is attached.
         unsafe { ffi::Py_IncRef(object) };
