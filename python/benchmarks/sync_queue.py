@@ -251,6 +251,8 @@ def four_by_four(mp):
             child.terminate()
         for child in children:
             child.join()
+        # Not before: children that start late look for what belongs to it by name.
+        queue.close()
 
     return (lambda seconds: timed(work, seconds, 4 * items)), end
 

@@ -29,8 +29,6 @@ const SPIN_MAX: u64 = 120_000;
 /// Ticks that an end spins at least, where spinning has never helped.
 const SPIN_MIN: u64 = 4_000;
 
-/// Times an end gives way to a peer on the same processor before it sleeps.
-const YIELDS: u32 = 8;
 /// Waits for a peer on this processor after which one is a sleep.
 const TOGETHER: u32 = 1024;
 
@@ -432,11 +430,7 @@ impl Side {
                 // Two that give way to each other look too busy to be moved apart. Who is woken
                 // goes to a processor that is free, if there is one.
                 let times = self.together.fetch_add(1, Ordering::Relaxed);
-                times % TOGETHER != TOGETHER - 1
-                    && (0..YIELDS).any(|_| {
-                        thread::give_way();
-                        done()
-                    })
+                times % TOGETHER != TOGETHER - 1 && self.awake.until(done)
             }
             Some(_) => spin_until(spin, done),
         }
