@@ -492,6 +492,8 @@ where
 
 /// Results that are taken from the engine at a time.
 const AT_A_TIME: usize = 16;
+/// As that, where all are wanted.
+const IN_A_ROW: usize = 512;
 
 /// Results, one by one.
 #[pyclass(module = "bunshin._native", frozen)]
@@ -577,7 +579,9 @@ impl Results {
 
     /// Waits for all of them, and keeps them.
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
-        while self.fetch(py, None, usize::MAX)? {}
+        while self.fetch(py, None, IN_A_ROW)? {
+            py.check_signals()?;
+        }
         self.close(py);
         Ok(())
     }
@@ -588,7 +592,9 @@ impl Results {
         let list = PyList::empty(py);
         let mut first = None;
         loop {
-            let is_more = self.fetch(py, None, usize::MAX)?;
+            let is_more = self.fetch(py, None, IN_A_ROW)?;
+            // Where results never stop coming, there is no wait that a signal ends.
+            py.check_signals()?;
             while let Some(result) = self.pop() {
                 let (is_good, value) = settle_all(py, result);
                 if !is_good {
