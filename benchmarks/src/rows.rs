@@ -4,11 +4,13 @@
 
 use std::time::Duration;
 
+use ::bunshin::{JoinableQueue, Queue, SimpleQueue};
+
 use crate::measure::Result;
 use crate::peers::{
-    bare, bunshin, bunshin_queue, bunshin_sync, cpython, cpython_pool, crossmist, iceoryx2,
-    ipc_channel, manager, memcpy, parking_lot, posix, procspawn, python, rayon, records, ring,
-    shared_memory, smaller, stream, threads,
+    asynchronous, bare, bunshin, bunshin_queue, bunshin_sync, cpython, cpython_pool, crossmist,
+    iceoryx2, ipc_channel, manager, memcpy, parking_lot, posix, procspawn, python, rayon, records,
+    ring, shared_memory, smaller, stream, threads,
 };
 use crate::workload::{Pattern, Work};
 
@@ -132,8 +134,21 @@ const STREAMS: &[Entry] = &[
     peer("CPython Connection", python::connection),
 ];
 
+const ASYNC: &[Entry] = &[
+    ours("bunshin tokio", asynchronous::bunshin),
+    peer("tokio UnixStream", asynchronous::sockets),
+];
+
 const QUEUE_LINK: &[Entry] = &[
-    ours("bunshin", bunshin_queue::numbers),
+    ours("bunshin", bunshin_queue::numbers::<Queue<u64>>),
+    ours(
+        "bunshin SimpleQueue",
+        bunshin_queue::numbers::<SimpleQueue<u64>>,
+    ),
+    ours(
+        "bunshin JoinableQueue",
+        bunshin_queue::numbers::<JoinableQueue<u64>>,
+    ),
     ours("bunshin pipe", bunshin::numbers),
     peer("ipc-channel serde", ipc_channel::numbers),
     peer("CPython Queue", cpython::queue),
@@ -201,7 +216,10 @@ const BARRIERS: &[Entry] = &[
     peer("std (threads)", threads::barrier_meetings),
 ];
 
-const BARRIER_GOALS: &[Goal] = &[goal("bunshin Barrier", Limit::Times(1.1, "pthread_barrier"))];
+const BARRIER_GOALS: &[Goal] = &[goal(
+    "bunshin Barrier",
+    Limit::Times(1.1, "pthread_barrier"),
+)];
 
 pub const ROWS: &[Row] = &[
     Row {
@@ -648,6 +666,24 @@ pub const ROWS: &[Row] = &[
             peer("lines over a pipe", records::lines),
         ],
         goals: &[],
+    },
+    Row {
+        name: "round-trip-async-8",
+        title: "Round trip of 8 bytes between async code, each process on a core of its own",
+        unit: Unit::Micros,
+        work: round_trip(8),
+        time_limit: SHORT,
+        entries: ASYNC,
+        goals: &[goal("bunshin tokio", Limit::Times(1.0, "tokio UnixStream"))],
+    },
+    Row {
+        name: "one-way-async-8",
+        title: "One way between async code, messages of 8 bytes",
+        unit: Unit::MillionsPerSecond,
+        work: one_way(8),
+        time_limit: SHORT,
+        entries: ASYNC,
+        goals: &[goal("bunshin tokio", Limit::Times(1.0, "tokio UnixStream"))],
     },
     Row {
         name: "round-trip-stream-8",

@@ -1,25 +1,79 @@
-//! Bunshin's `Queue`, through its public, typed interface only.
+//! Bunshin's queues, through their public, typed interface only.
 
-use bunshin::{Process, Queue};
+use bunshin::{JoinableQueue, Process, Queue, SimpleQueue};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::measure::{self, Result};
 use crate::workload::Work;
 use crate::workload::link::{self, TypedLink, Values};
 use crate::workload::queue::{self, N_EACH, Numbers};
 
-/// A queue to the other side, and one from it.
-struct End {
-    there: Queue<u64>,
-    here: Queue<u64>,
+/// Any of the queues.
+pub trait Line: Clone + Serialize + DeserializeOwned + 'static {
+    fn make() -> bunshin::Result<Self>;
+    fn put(&self, number: u64) -> Result<()>;
+    fn take(&self) -> Result<u64>;
 }
 
-impl TypedLink<u64> for End {
+impl Line for Queue<u64> {
+    fn make() -> bunshin::Result<Self> {
+        Self::new()
+    }
+
+    fn put(&self, number: u64) -> Result<()> {
+        Ok(self.send(number)?)
+    }
+
+    fn take(&self) -> Result<u64> {
+        Ok(self.recv()?)
+    }
+}
+
+impl Line for SimpleQueue<u64> {
+    fn make() -> bunshin::Result<Self> {
+        Self::new()
+    }
+
+    fn put(&self, number: u64) -> Result<()> {
+        Ok(self.send(number)?)
+    }
+
+    fn take(&self) -> Result<u64> {
+        Ok(self.recv()?)
+    }
+}
+
+impl Line for JoinableQueue<u64> {
+    fn make() -> bunshin::Result<Self> {
+        Self::new()
+    }
+
+    fn put(&self, number: u64) -> Result<()> {
+        Ok(self.send(number)?)
+    }
+
+    /// Each number is a task that is done once it is taken.
+    fn take(&self) -> Result<u64> {
+        let number = self.recv()?;
+        self.task_done()?;
+        Ok(number)
+    }
+}
+
+/// A queue to the other side, and one from it.
+struct End<Q> {
+    there: Q,
+    here: Q,
+}
+
+impl<Q: Line> TypedLink<u64> for End<Q> {
     fn send(&mut self, message: u64) -> Result<()> {
-        Ok(self.there.send(message)?)
+        self.there.put(message)
     }
 
     fn receive(&mut self) -> Result<u64> {
-        Ok(self.here.recv()?)
+        self.here.take()
     }
 }
 
@@ -28,7 +82,7 @@ fn told(done: Result<()>) -> Option<String> {
     done.err().map(|error| error.to_string())
 }
 
-fn serve(there: Queue<u64>, here: Queue<u64>, work: Work, core: usize) -> Option<String> {
+fn serve<Q: Line>(there: Q, here: Q, work: Work, core: usize) -> Option<String> {
     told(
         measure::pin(core)
             .and_then(|()| link::serve(&mut Values::new(End { there, here }), work.pattern)),
@@ -36,10 +90,10 @@ fn serve(there: Queue<u64>, here: Queue<u64>, work: Work, core: usize) -> Option
 }
 
 /// One process to one other.
-pub fn numbers(work: &Work) -> Result<f64> {
-    let (there, here) = (Queue::new()?, Queue::new()?);
+pub fn numbers<Q: Line>(work: &Work) -> Result<f64> {
+    let (there, here) = (Q::make()?, Q::make()?);
     let (near_core, far_core) = work.cores()?;
-    let child = Process::start(serve, (here.clone(), there.clone(), *work, far_core))?;
+    let child = Process::start(serve::<Q>, (here.clone(), there.clone(), *work, far_core))?;
     measure::pin(near_core)?;
     let seconds = link::drive(&mut Values::new(End { there, here }), work)?;
     child

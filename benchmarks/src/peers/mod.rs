@@ -1,6 +1,7 @@
 //! One file per peer. Each function measures that peer doing a row's work and
 //! returns seconds; `rows.rs` says which rows it takes part in.
 
+pub mod asynchronous;
 pub mod bare;
 pub mod bunshin;
 pub mod bunshin_queue;
