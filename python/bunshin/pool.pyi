@@ -34,6 +34,12 @@ class ApplyResult(_own.ApplyResult[_T]):
 AsyncResult = ApplyResult
 
 class MapResult(_own.MapResult[_T]):
+    def __init__(
+        self,
+        pool: Pool,
+        callback: Callable[[list[_T]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None: ...
     def cancel(self, kill: bool = False) -> bool: ...
 
 class Pool(_own.Pool):

@@ -317,6 +317,7 @@ def test_under_pytest(options, tmp_path):
         # Nothing is captured then.
         options = [*options, "-k", "not output"]
     pytest_itself = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    options = *options, f"--basetemp={tmp_path / 'files'}"
     told = run(*pytest_itself, *options, "test_it.py", cwd=tmp_path, limit=120)
     assert " passed" in told and "failed" not in told
 
