@@ -21,6 +21,11 @@ const SPIN: u64 = 150_000;
 const LOOK_EVERY: u64 = 60_000;
 /// Ticks after which a connection that was quiet is not polled any more.
 const QUIET: u64 = 4_000_000;
+/// Ticks after which a peer on another processor is not expected to send again at once.
+const PAUSE: u64 = 10_000;
+/// Ticks between two times that the server gives way to peers on its own processor while others
+/// are being served; as long as a wake-up, which they would else wait for.
+const TURN: u64 = 150_000;
 
 /// The number of what wakes the server itself.
 const WAKE: u64 = 0;
@@ -42,12 +47,16 @@ struct Links<T> {
     polled: Vec<u64>,
     last: u64,
     looked: u64,
+    /// When peers on the server's processor last had their turn.
+    last_turn: u64,
 }
 
 struct Link<T> {
     connection: Arc<Connection<T>>,
     is_polled: bool,
     last_used: u64,
+    /// The processor that the peer was on when that was last looked at.
+    peer_cpu: Option<u32>,
 }
 
 impl<T> std::fmt::Debug for Hub<T> {
@@ -81,6 +90,7 @@ impl<T> Hub<T> {
                 polled: Vec::new(),
                 last: WAKE,
                 looked: 0,
+                last_turn: 0,
             }),
         })
     }
@@ -132,6 +142,7 @@ impl<T> Hub<T> {
                 links.rest(now);
             }
             if !ready.is_empty() {
+                links.give_way(true, now);
                 return Ok(true);
             }
             if now.wrapping_sub(since) > SPIN || links.polled.is_empty() {
@@ -145,9 +156,7 @@ impl<T> Hub<T> {
                 if !ready.is_empty() {
                     return Ok(true);
                 }
-            } else if links.share_processor() {
-                thread::give_way();
-            } else {
+            } else if !links.give_way(false, now) {
                 (0..8).for_each(|_| std::hint::spin_loop());
             }
         }
@@ -165,6 +174,7 @@ impl<T> Hub<T> {
                     connection,
                     is_polled: true,
                     last_used: thread::ticks(),
+                    peer_cpu: None,
                 },
             );
             links.polled.push(number);
@@ -251,17 +261,44 @@ impl<T> Links<T> {
         is_busy
     }
 
-    /// Whether a polled peer was last seen on this thread's processor: it cannot send anything
-    /// while this thread spins.
-    fn share_processor(&self) -> bool {
+    /// Gives the processor away if a polled peer waits on it, which cannot send anything while this
+    /// thread has it; false if not.
+    ///
+    /// To change places with another process takes as long as several messages of a peer that runs
+    /// on another processor. While there is such a one, those on this processor have their turn
+    /// now and then, not after each message of the other one.
+    fn give_way(&mut self, is_busy: bool, now: u64) -> bool {
+        let is_turn = now.wrapping_sub(self.last_turn) > TURN;
+        if is_busy && !is_turn {
+            return false;
+        }
         let here = thread::cpu();
-        self.polled.iter().any(|number| {
-            self.by_number.get(number).is_some_and(|link| {
+        let mut is_shared = false;
+        for number in &self.polled {
+            let Some(link) = self.by_number.get_mut(number) else {
+                continue;
+            };
+            if is_turn {
+                // Not for each message, as the peer writes to that line of memory again and again.
                 let ring = &link.connection.receiver().untyped().side.ring;
                 ring.set_cpu(End::Receiver, here);
-                ring.cpu(End::Sender) == Some(here)
-            })
-        })
+                let ring = &link.connection.sender().untyped().side.ring;
+                link.peer_cpu = ring.cpu(End::Receiver);
+            }
+            if link.peer_cpu == Some(here) {
+                is_shared = true;
+            } else if !is_turn && now.wrapping_sub(link.last_used) < PAUSE {
+                return false;
+            }
+        }
+        if is_shared {
+            thread::give_way();
+        }
+        if is_turn {
+            // Somebody may have had the processor for long: those elsewhere come first again.
+            self.last_turn = thread::ticks();
+        }
+        is_shared
     }
 }
 
