@@ -138,7 +138,6 @@ def manager_get_by_four(mp):
         child.start()
         there.close()
         clients.append((here, child))
-    # The proxy lives here until each has its own.
     for here, _ in clients:
         here.recv()
 
@@ -153,6 +152,8 @@ def manager_get_by_four(mp):
             here.send(None)
             child.join(20)
             here.close()
+        # It lives until here: children of CPython's count on that.
+        held.clear()
         manager.shutdown()
 
     return lambda seconds: timed(work, seconds, 4 * 200), end
