@@ -6,6 +6,7 @@ import pickle
 import signal
 import sys
 import traceback
+import types
 from multiprocessing import process, util
 from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError
 
@@ -76,6 +77,17 @@ def end():
 def describe(error):
     """The error as text, with where it was raised."""
     return "".join(traceback.format_exception(error)).rstrip()
+
+
+def has_no_state(function):
+    """Whether calls of a function leave nothing behind in it, so that it can be kept for the next.
+
+    An object that is called, or whose method is, may be changed by that: each task has one of its
+    own, as in `multiprocessing`.
+    """
+    if type(function) is types.BuiltinFunctionType:
+        return function.__self__ is None or isinstance(function.__self__, types.ModuleType)
+    return isinstance(function, (types.FunctionType, type))
 
 
 def apply(function, both):

@@ -1,6 +1,7 @@
 //! Tasks of pools: what is to be called, with what, and calling it in a worker.
 //!
-//! The function comes as bytes of its own, which a worker unpickles once and not for each task.
+//! The function comes as bytes of its own, which a worker unpickles once and not for each task, unless
+//! it is an object with a state: that is another one for each.
 //! What is called without a loop is called from here; the rest is in `bunshin._worker`.
 
 use std::cell::RefCell;
@@ -206,7 +207,8 @@ impl Outcome {
 /// The function of the last task that brought one.
 struct Known {
     pickle: Vec<u8>,
-    function: Py<PyAny>,
+    /// None if it is to be unpickled each time.
+    function: Option<Py<PyAny>>,
     /// Results are pickled as functions are: those of one that goes by its name have to go by
     /// names too.
     by_value: bool,
@@ -338,23 +340,38 @@ fn known<'py>(
 ) -> Result<Bound<'py, PyAny>, Failed> {
     let same = KNOWN.with_borrow(|known| {
         let known = known.as_ref().filter(|known| known.pickle == pickle)?;
-        Some((known.function.clone_ref(py).into_bound(py), known.by_value))
+        let function = known
+            .function
+            .as_ref()
+            .map(|function| function.clone_ref(py));
+        Some((function, known.by_value))
     });
     if let Some((function, is_by_value)) = same {
         *by_value = is_by_value;
-        return Ok(function);
+        return Ok(match function {
+            Some(function) => function.into_bound(py),
+            None => unpickled(py, pickle)?,
+        });
     }
     const BY_VALUE: &[u8] = b"cloudpickle";
     let is_by_value = pickle.windows(BY_VALUE.len()).any(|part| part == BY_VALUE);
-    // Unpickled by bytes of its own: what it lends may be kept.
-    let function = payload::loads(py)?.call1((PyBytes::new(py, pickle),))?;
+    let function = unpickled(py, pickle)?;
+    let worker = py.import(pyo3::intern!(py, "bunshin._worker"))?;
+    let is_kept = worker
+        .call_method1(pyo3::intern!(py, "has_no_state"), (&function,))?
+        .is_truthy()?;
     *by_value = is_by_value;
     let before = KNOWN.replace(Some(Known {
         pickle: pickle.to_vec(),
-        function: function.clone().unbind(),
+        function: is_kept.then(|| function.clone().unbind()),
         by_value: is_by_value,
     }));
     // Its own code may run, which may come back here.
     drop(before);
     Ok(function)
+}
+
+fn unpickled<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    // By bytes of its own: what it lends may be kept.
+    payload::loads(py)?.call1((PyBytes::new(py, pickle),))
 }

@@ -1,5 +1,7 @@
 """How the items of a map are shared out, and what a worker has printed by when."""
 
+import functools
+import math
 import os
 import subprocess
 import sys
@@ -159,3 +161,33 @@ assert bunshin.get_start_method() == "spawn"
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+class Counter:
+    """Counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, _):
+        self.calls += 1
+        return self.calls
+
+    def count(self, _):
+        return self(_)
+
+
+def test_each_task_has_an_object_of_its_own(context):
+    counter = Counter()
+    with context.Pool(2) as pool:
+        for function in (counter, counter.count, functools.partial(Counter.count, counter)):
+            for _ in range(2):
+                assert pool.map(function, range(8), 1) == [1] * 8
+            assert pool.map(function, range(8), 4) == [1, 2, 3, 4] * 2
+            assert list(pool.imap(function, range(8))) == [1] * 8
+            assert pool.apply(function, (0,)) == 1
+        # Those without a state are as before.
+        assert pool.map(math.sqrt, [4.0, 9.0], 1) == [2, 3]
+        assert pool.map(Pair, (), 1) == []
+        assert pool.map(int, "12", 1) == [1, 2]
+    assert counter.calls == 0
