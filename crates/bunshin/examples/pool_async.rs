@@ -32,6 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let many = pool.map_async(collatz, 1..=10);
     println!("27 takes {} steps", one.get()?);
     println!("1 to 10 take {:?}", many.get()?);
+    let powers = pool.starmap(u64::pow, [(2, 10), (10, 2)])?;
+    println!("powers: {powers:?}");
 
     let told = pool
         .apply_async(u64::pow, (3, 4))
