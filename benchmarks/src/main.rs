@@ -9,6 +9,7 @@
 //! (`runner.rs`), which measures one peer once and prints one number.
 //! `docs/benchmarks.md` says what each row does.
 
+mod entries;
 mod machine;
 mod measure;
 mod peers;

@@ -1,16 +1,18 @@
 //! What is measured: the rows, who takes part in each, and the goals.
 //!
-//! A new peer in a row is one line in `entries`; a new row is one `Row`.
+//! A new peer in a row is one line in its `entries`, here or in `entries.rs`; a new row is one
+//! `Row`.
 
 use std::time::Duration;
 
-use ::bunshin::{JoinableQueue, Queue, SimpleQueue};
-
-use crate::measure::Result;
+use crate::entries::{
+    ASYNC, BARRIERS, Entry, MAP_CHANGED, MAP_SUM, MEMORIES, QUEUE_LINK, SMALL_ROUND_TRIP, STARTS,
+    STREAMS, TCP, THROUGHPUT, WAKE_UPS, ours, peer,
+};
 use crate::peers::{
-    asynchronous, bare, bunshin, bunshin_queue, bunshin_sync, cpython, cpython_pool, crossmist,
-    iceoryx2, ipc_channel, manager, memcpy, parking_lot, posix, procspawn, python, rayon, records,
-    ring, shared_memory, smaller, stream, threads,
+    bare, bunshin, bunshin_queue, bunshin_sync, cpython, cpython_pool, crossmist, iceoryx2,
+    ipc_channel, manager, parking_lot, posix, procspawn, rayon, records, ring, shared_memory,
+    smaller, threads,
 };
 use crate::workload::{Pattern, Work};
 
@@ -25,14 +27,6 @@ pub enum Unit {
     MillionsPerSecond,
     /// GiB a second for items of `size_bytes`; more is better.
     GibPerSecond,
-}
-
-/// One peer in one row.
-pub struct Entry {
-    pub peer: &'static str,
-    /// One of ours: the others are compared with it.
-    pub ours: bool,
-    pub run: fn(&Work) -> Result<f64>,
 }
 
 /// What one of our entries should reach, in the row's unit.
@@ -58,22 +52,6 @@ pub struct Row {
     pub time_limit: Duration,
     pub entries: &'static [Entry],
     pub goals: &'static [Goal],
-}
-
-const fn ours(peer: &'static str, run: fn(&Work) -> Result<f64>) -> Entry {
-    Entry {
-        peer,
-        ours: true,
-        run,
-    }
-}
-
-const fn peer(peer: &'static str, run: fn(&Work) -> Result<f64>) -> Entry {
-    Entry {
-        peer,
-        ours: false,
-        run,
-    }
 }
 
 const fn goal(entry: &'static str, limit: Limit) -> Goal {
@@ -113,94 +91,6 @@ const fn arrays(changed: bool, cold: bool) -> Work {
     }
 }
 
-const SMALL_ROUND_TRIP: &[Entry] = &[
-    ours("bunshin", bunshin::numbers),
-    ours("bunshin bytes", bunshin::bytes),
-    peer("iceoryx2 polling", iceoryx2::bytes_polling),
-    peer("iceoryx2 event", iceoryx2::bytes_event),
-    peer("pipe", bare::pipe),
-    peer("socketpair", bare::socketpair),
-    peer("ipc-channel bytes", ipc_channel::bytes),
-    peer("ipc-channel serde", ipc_channel::numbers),
-    peer("crossmist", crossmist::bytes),
-    peer("procspawn pool call", procspawn::round_trip),
-    peer("bare ring, spinning", ring::spinning),
-    peer("bare ring, yielding", ring::yielding),
-];
-
-const STREAMS: &[Entry] = &[
-    ours("bunshin stream", stream::bytes),
-    peer("socketpair", bare::socketpair),
-    peer("CPython Connection", python::connection),
-];
-
-const ASYNC: &[Entry] = &[
-    ours("bunshin tokio", asynchronous::bunshin),
-    peer("tokio UnixStream", asynchronous::sockets),
-];
-
-const QUEUE_LINK: &[Entry] = &[
-    ours("bunshin", bunshin_queue::numbers::<Queue<u64>>),
-    ours(
-        "bunshin SimpleQueue",
-        bunshin_queue::numbers::<SimpleQueue<u64>>,
-    ),
-    ours(
-        "bunshin JoinableQueue",
-        bunshin_queue::numbers::<JoinableQueue<u64>>,
-    ),
-    ours("bunshin pipe", bunshin::numbers),
-    peer("ipc-channel serde", ipc_channel::numbers),
-    peer("CPython Queue", cpython::queue),
-    peer("crossbeam (threads)", threads::crossbeam),
-    peer("flume (threads)", threads::flume),
-];
-
-const STARTS: &[Entry] = &[
-    ours("bunshin fork", bunshin::fork_start),
-    ours("bunshin forkserver", bunshin::forkserver_start),
-    ours("bunshin spawn", bunshin::spawn_start),
-    peer("bare fork", bare::fork_start),
-    peer("bare exec", bare::exec_start),
-    peer("procspawn", procspawn::spawn_start),
-    peer("crossmist", crossmist::run_start),
-    peer("ipc-channel one-shot", ipc_channel::one_shot_start),
-];
-
-const MEMORIES: &[Entry] = &[
-    ours("bunshin", shared_memory::memory),
-    ours("bunshin, named", shared_memory::named_memory),
-    peer("shm_open, ftruncate, mmap", shared_memory::bare_named),
-];
-
-const MAP_SUM: &[Entry] = &[
-    ours("bunshin", bunshin::map_sum),
-    peer("memcpy", memcpy::once),
-    peer("procspawn shared", procspawn::map_sum),
-    peer("ipc-channel shared", ipc_channel::map_sum),
-    peer("bare ring, yielding", ring::map_sum),
-    peer("rayon (threads)", rayon::map_sum),
-];
-
-const MAP_CHANGED: &[Entry] = &[
-    ours("bunshin", bunshin::map_changed),
-    peer("memcpy there", memcpy::once),
-    peer("memcpy there and back", memcpy::there_and_back),
-    peer("procspawn shared", procspawn::map_changed),
-    peer("ipc-channel shared", ipc_channel::map_changed),
-    peer("bare ring, yielding", ring::map_changed),
-    peer("rayon (threads)", rayon::map_changed),
-];
-
-const WAKE_UPS: &[Entry] = &[
-    ours("bunshin Condition", bunshin_sync::condition_round_trip),
-    ours("bunshin Event", bunshin_sync::event_round_trip),
-    ours("bunshin Semaphore", bunshin_sync::semaphore_round_trip),
-    peer("pthread_cond, robust", posix::condition_round_trip),
-    peer("sem_t", posix::semaphore_round_trip),
-    peer("parking_lot (threads)", parking_lot::round_trip),
-];
-
 const WAKE_UP_GOALS: &[Goal] = &[
     goal(
         "bunshin Condition",
@@ -208,12 +98,6 @@ const WAKE_UP_GOALS: &[Goal] = &[
     ),
     goal("bunshin Event", Limit::Times(1.1, "pthread_cond, robust")),
     goal("bunshin Semaphore", Limit::Times(1.1, "sem_t")),
-];
-
-const BARRIERS: &[Entry] = &[
-    ours("bunshin Barrier", bunshin_sync::barrier_meetings),
-    peer("pthread_barrier", posix::barrier_meetings),
-    peer("std (threads)", threads::barrier_meetings),
 ];
 
 const BARRIER_GOALS: &[Goal] = &[goal(
@@ -704,6 +588,24 @@ pub const ROWS: &[Row] = &[
         goals: &[goal("bunshin stream", Limit::Times(1.2, "socketpair"))],
     },
     Row {
+        name: "round-trip-tcp-8",
+        title: "Round trip of 8 bytes over TCP on loopback, each process on a core of its own",
+        unit: Unit::Micros,
+        work: round_trip(8),
+        time_limit: SHORT,
+        entries: TCP,
+        goals: &[goal("bunshin TCP", Limit::Times(1.2, "TCP socket"))],
+    },
+    Row {
+        name: "throughput-tcp-64k",
+        title: "One way over TCP on loopback, messages of 64 KiB",
+        unit: Unit::GibPerSecond,
+        work: one_way(64 * KIB),
+        time_limit: SHORT,
+        entries: TCP,
+        goals: &[goal("bunshin TCP", Limit::Times(1.2, "TCP socket"))],
+    },
+    Row {
         name: "manager-get-1",
         title: "A manager's dict, read by one process",
         unit: Unit::MillionsPerSecond,
@@ -771,20 +673,6 @@ pub const ROWS: &[Row] = &[
         ],
         goals: &[goal("bunshin", Limit::Number(3.0))],
     },
-];
-
-const THROUGHPUT: &[Entry] = &[
-    ours("bunshin", bunshin::bytes),
-    ours("bunshin Buffer", bunshin::buffers),
-    peer("memcpy", memcpy::message),
-    peer("iceoryx2 polling", iceoryx2::bytes_polling),
-    peer("iceoryx2 event", iceoryx2::bytes_event),
-    peer("pipe", bare::pipe),
-    peer("socketpair", bare::socketpair),
-    peer("ipc-channel bytes", ipc_channel::bytes),
-    peer("ipc-channel shared", ipc_channel::shared_memory),
-    peer("crossmist", crossmist::bytes),
-    peer("bare ring, spinning", ring::spinning),
 ];
 
 impl Unit {

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::entries::Entry;
 use crate::measure::median;
-use crate::rows::{self, Entry, Goal, Limit, ROWS, Row, Unit};
+use crate::rows::{self, Goal, Limit, ROWS, Row, Unit};
 use crate::runner::{Measurement, Outcome};
 
 /// Everything measured of one peer in one row, in the row's unit.

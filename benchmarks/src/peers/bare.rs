@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -51,6 +52,26 @@ pub fn pipe(work: &Work) -> Result<f64> {
 pub fn socketpair(work: &Work) -> Result<f64> {
     let (near, far) = UnixStream::pair()?;
     let end = |socket: UnixStream, n_bytes| -> Result<_> {
+        Ok(Stream {
+            reader: socket.try_clone()?,
+            writer: socket,
+            message: vec![0; n_bytes],
+        })
+    };
+    link::forked_bytes(
+        work,
+        end(near, work.reply_bytes())?,
+        end(far, work.size_bytes)?,
+    )
+}
+
+/// A TCP connection over loopback, which sends at once.
+pub fn tcp(work: &Work) -> Result<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let far = TcpStream::connect(listener.local_addr()?)?;
+    let (near, _) = listener.accept()?;
+    let end = |socket: TcpStream, n_bytes| -> Result<_> {
+        socket.set_nodelay(true)?;
         Ok(Stream {
             reader: socket.try_clone()?,
             writer: socket,
