@@ -1,7 +1,5 @@
 //! Who takes part in rows that have the same peers.
 
-use ::bunshin::{JoinableQueue, Queue, SimpleQueue};
-
 use crate::measure::Result;
 use crate::peers::{
     asynchronous, bare, bunshin, bunshin_queue, bunshin_sync, cpython, crossmist, iceoryx2,
@@ -81,15 +79,9 @@ pub const ASYNC: &[Entry] = &[
 ];
 
 pub const QUEUE_LINK: &[Entry] = &[
-    ours("bunshin", bunshin_queue::numbers::<Queue<u64>>),
-    ours(
-        "bunshin SimpleQueue",
-        bunshin_queue::numbers::<SimpleQueue<u64>>,
-    ),
-    ours(
-        "bunshin JoinableQueue",
-        bunshin_queue::numbers::<JoinableQueue<u64>>,
-    ),
+    ours("bunshin", bunshin_queue::queue),
+    ours("bunshin SimpleQueue", bunshin_queue::simple),
+    ours("bunshin JoinableQueue", bunshin_queue::joinable),
     ours("bunshin pipe", bunshin::numbers),
     peer("ipc-channel serde", ipc_channel::numbers),
     peer("CPython Queue", cpython::queue),

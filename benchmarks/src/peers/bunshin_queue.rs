@@ -9,52 +9,33 @@ use crate::workload::Work;
 use crate::workload::link::{self, TypedLink, Values};
 use crate::workload::queue::{self, N_EACH, Numbers};
 
-/// Any of the queues.
-pub trait Line: Clone + Serialize + DeserializeOwned + 'static {
-    fn make() -> bunshin::Result<Self>;
-    fn put(&self, number: u64) -> Result<()>;
-    fn take(&self) -> Result<u64>;
-}
-
-impl Line for Queue<u64> {
-    fn make() -> bunshin::Result<Self> {
-        Self::new()
+impl Numbers for Queue<u64> {
+    fn send(&self, number: u64) -> Result<()> {
+        Ok(Queue::send(self, number)?)
     }
 
-    fn put(&self, number: u64) -> Result<()> {
-        Ok(self.send(number)?)
-    }
-
-    fn take(&self) -> Result<u64> {
+    fn receive(&self) -> Result<u64> {
         Ok(self.recv()?)
     }
 }
 
-impl Line for SimpleQueue<u64> {
-    fn make() -> bunshin::Result<Self> {
-        Self::new()
+impl Numbers for SimpleQueue<u64> {
+    fn send(&self, number: u64) -> Result<()> {
+        Ok(SimpleQueue::send(self, number)?)
     }
 
-    fn put(&self, number: u64) -> Result<()> {
-        Ok(self.send(number)?)
-    }
-
-    fn take(&self) -> Result<u64> {
+    fn receive(&self) -> Result<u64> {
         Ok(self.recv()?)
     }
 }
 
-impl Line for JoinableQueue<u64> {
-    fn make() -> bunshin::Result<Self> {
-        Self::new()
-    }
-
-    fn put(&self, number: u64) -> Result<()> {
-        Ok(self.send(number)?)
+impl Numbers for JoinableQueue<u64> {
+    fn send(&self, number: u64) -> Result<()> {
+        Ok(Queue::send(self, number)?)
     }
 
     /// Each number is a task that is done once it is taken.
-    fn take(&self) -> Result<u64> {
+    fn receive(&self) -> Result<u64> {
         let number = self.recv()?;
         self.task_done()?;
         Ok(number)
@@ -67,13 +48,13 @@ struct End<Q> {
     here: Q,
 }
 
-impl<Q: Line> TypedLink<u64> for End<Q> {
+impl<Q: Numbers> TypedLink<u64> for End<Q> {
     fn send(&mut self, message: u64) -> Result<()> {
-        self.there.put(message)
+        self.there.send(message)
     }
 
     fn receive(&mut self) -> Result<u64> {
-        self.here.take()
+        self.here.receive()
     }
 }
 
@@ -82,18 +63,22 @@ fn told(done: Result<()>) -> Option<String> {
     done.err().map(|error| error.to_string())
 }
 
-fn serve<Q: Line>(there: Q, here: Q, work: Work, core: usize) -> Option<String> {
+fn serve<Q: Numbers>(there: Q, here: Q, work: Work, core: usize) -> Option<String> {
     told(
         measure::pin(core)
             .and_then(|()| link::serve(&mut Values::new(End { there, here }), work.pattern)),
     )
 }
 
-/// One process to one other.
-pub fn numbers<Q: Line>(work: &Work) -> Result<f64> {
-    let (there, here) = (Q::make()?, Q::make()?);
+/// One process to one other, by queues that `make` makes.
+fn one<Q>(work: &Work, make: fn() -> bunshin::Result<Q>) -> Result<f64>
+where
+    Q: Numbers + Clone + Serialize + DeserializeOwned + 'static,
+{
+    let (there, here) = (make()?, make()?);
     let (near_core, far_core) = work.cores()?;
-    let child = Process::start(serve::<Q>, (here.clone(), there.clone(), *work, far_core))?;
+    let own = (here.clone(), there.clone(), *work, far_core);
+    let child = Process::start(serve::<Q>, own)?;
     measure::pin(near_core)?;
     let seconds = link::drive(&mut Values::new(End { there, here }), work)?;
     child
@@ -101,14 +86,16 @@ pub fn numbers<Q: Line>(work: &Work) -> Result<f64> {
         .map_or(Ok(seconds), |error| Err(error.into()))
 }
 
-impl Numbers for Queue<u64> {
-    fn send(&self, number: u64) -> Result<()> {
-        Ok(Queue::send(self, number)?)
-    }
+pub fn queue(work: &Work) -> Result<f64> {
+    one(work, Queue::new)
+}
 
-    fn receive(&self) -> Result<u64> {
-        Ok(self.recv()?)
-    }
+pub fn simple(work: &Work) -> Result<f64> {
+    one(work, SimpleQueue::new)
+}
+
+pub fn joinable(work: &Work) -> Result<f64> {
+    one(work, JoinableQueue::new)
 }
 
 fn produce(items: Queue<u64>, orders: Queue<u64>, reports: Queue<u64>) -> Option<String> {

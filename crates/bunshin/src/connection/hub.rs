@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::duplex::Connection;
 use crate::error::{Error, Result};
 use crate::shm::ring::End;
+use crate::sys::awake::Turns;
 use crate::sys::poller::Poller;
 use crate::sys::{socket, thread};
 
@@ -21,11 +22,6 @@ const SPIN: u64 = 150_000;
 const LOOK_EVERY: u64 = 60_000;
 /// Ticks after which a connection that was quiet is not polled any more.
 const QUIET: u64 = 4_000_000;
-/// Ticks after which a peer on another processor is not expected to send again at once.
-const PAUSE: u64 = 10_000;
-/// Ticks between two times that the server gives way to peers on its own processor while others
-/// are being served; as long as a wake-up, which they would else wait for.
-const TURN: u64 = 150_000;
 
 /// The number of what wakes the server itself.
 const WAKE: u64 = 0;
@@ -47,8 +43,7 @@ struct Links<T> {
     polled: Vec<u64>,
     last: u64,
     looked: u64,
-    /// When peers on the server's processor last had their turn.
-    last_turn: u64,
+    turns: Turns,
 }
 
 struct Link<T> {
@@ -90,7 +85,7 @@ impl<T> Hub<T> {
                 polled: Vec::new(),
                 last: WAKE,
                 looked: 0,
-                last_turn: 0,
+                turns: Turns::default(),
             }),
         })
     }
@@ -261,44 +256,21 @@ impl<T> Links<T> {
         is_busy
     }
 
-    /// Gives the processor away if a polled peer waits on it, which cannot send anything while this
-    /// thread has it; false if not.
-    ///
-    /// To change places with another process takes as long as several messages of a peer that runs
-    /// on another processor. While there is such a one, those on this processor have their turn
-    /// now and then, not after each message of the other one.
+    /// Gives the processor away if a polled peer waits on it; see [`Turns`].
     fn give_way(&mut self, is_busy: bool, now: u64) -> bool {
-        let is_turn = now.wrapping_sub(self.last_turn) > TURN;
-        if is_busy && !is_turn {
-            return false;
-        }
-        let here = thread::cpu();
-        let mut is_shared = false;
-        for number in &self.polled {
-            let Some(link) = self.by_number.get_mut(number) else {
-                continue;
-            };
-            if is_turn {
-                // Not for each message, as the peer writes to that line of memory again and again.
-                let ring = &link.connection.receiver().untyped().side.ring;
-                ring.set_cpu(End::Receiver, here);
-                let ring = &link.connection.sender().untyped().side.ring;
-                link.peer_cpu = ring.cpu(End::Receiver);
-            }
-            if link.peer_cpu == Some(here) {
-                is_shared = true;
-            } else if !is_turn && now.wrapping_sub(link.last_used) < PAUSE {
-                return false;
-            }
-        }
-        if is_shared {
-            thread::give_way();
-        }
-        if is_turn {
-            // Somebody may have had the processor for long: those elsewhere come first again.
-            self.last_turn = thread::ticks();
-        }
-        is_shared
+        let (polled, by_number) = (&self.polled, &mut self.by_number);
+        self.turns.give_way(is_busy, now, |is_turn| {
+            polled.iter().filter_map(move |number| {
+                let link = by_number.get_mut(number)?;
+                if is_turn {
+                    let ring = &link.connection.receiver().untyped().side.ring;
+                    ring.set_cpu(End::Receiver, thread::cpu());
+                    let ring = &link.connection.sender().untyped().side.ring;
+                    link.peer_cpu = ring.cpu(End::Receiver);
+                }
+                Some((link.peer_cpu, link.last_used))
+            })
+        })
     }
 }
 

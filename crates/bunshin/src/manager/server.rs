@@ -37,6 +37,7 @@ use super::wire::{Handle, Wire};
 use crate::codec::attachments::Outgoing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::ring::End;
+use crate::sys::awake::Turns;
 use crate::sys::poller::Poller;
 use crate::sys::{image, process, socket, thread};
 use crate::transport::Patience;
@@ -55,11 +56,6 @@ pub(super) struct Start {
 const SPIN: u64 = 150_000;
 /// Ticks between two looks at everything but polled connections.
 const LOOK_EVERY: u64 = 60_000;
-/// Ticks after which a client on another processor is not expected to send again at once.
-const PAUSE: u64 = 10_000;
-/// Ticks between two times that the server gives way to clients on its own processor while others
-/// are being served; as long as a wake-up, which they would else wait for.
-const TURN: u64 = 150_000;
 /// Ticks after which a connection that was quiet is not polled any more.
 const QUIET: u64 = 4_000_000;
 
@@ -106,8 +102,7 @@ pub(super) struct Server {
     pub(super) look_at_guests: Option<Instant>,
     pub(super) inbox: Arc<Inbox>,
     polled: Vec<u64>,
-    /// When clients on this thread's processor last had their turn.
-    last_turn: u64,
+    turns: Turns,
     deadlines: BinaryHeap<Reverse<(Instant, u64, u32)>>,
     last: u64,
     pub(super) sessions: usize,
@@ -148,7 +143,7 @@ pub(super) fn serve(start: Start) -> Result<()> {
         leases: HashMap::new(),
         links: Numbered::default(),
         polled: Vec::new(),
-        last_turn: 0,
+        turns: Turns::default(),
         deadlines: BinaryHeap::new(),
         last: 0,
         sessions: 0,
@@ -168,8 +163,6 @@ pub(super) fn serve(start: Start) -> Result<()> {
 
 impl Link {
     /// Looks which processor the client was on when it last waited for an answer.
-    ///
-    /// Not done for each call, as the client writes to that line of memory again and again.
     fn look_for_client(&mut self) {
         self.client_cpu = match &self.wire {
             Wire::Near(connection) => connection.sender().untyped().side.ring.cpu(End::Receiver),
@@ -219,40 +212,18 @@ impl Server {
         Ok(())
     }
 
-    /// Gives the processor away if a client waits on it, which cannot send anything while this
-    /// thread has it; false if not.
-    ///
-    /// To change places with another process takes as long as several calls of a client that runs
-    /// on another processor. While there is such a one, those on this processor have their turn
-    /// now and then, not after each call of the other one.
+    /// Gives the processor away if a client waits on it; see [`Turns`].
     fn give_way(&mut self, is_busy: bool, now: u64) -> bool {
-        let is_turn = now.wrapping_sub(self.last_turn) > TURN;
-        if is_busy && !is_turn {
-            return false;
-        }
-        let here = Some(thread::cpu());
-        let mut is_shared = false;
-        for number in &self.polled {
-            let Some(link) = self.links.get_mut(number) else {
-                continue;
-            };
-            if is_turn {
-                link.look_for_client();
-            }
-            if link.client_cpu == here {
-                is_shared = true;
-            } else if !is_turn && now.wrapping_sub(link.last_used) < PAUSE {
-                return false;
-            }
-        }
-        if is_shared {
-            thread::give_way();
-        }
-        if is_turn {
-            // Somebody may have had the processor for long: those elsewhere come first again.
-            self.last_turn = thread::ticks();
-        }
-        is_shared
+        let (polled, links) = (&self.polled, &mut self.links);
+        self.turns.give_way(is_busy, now, |is_turn| {
+            polled.iter().filter_map(move |number| {
+                let link = links.get_mut(number)?;
+                if is_turn {
+                    link.look_for_client();
+                }
+                Some((link.client_cpu, link.last_used))
+            })
+        })
     }
 
     /// Has all clients ring when they send, and waits for one.

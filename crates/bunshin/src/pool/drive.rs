@@ -12,14 +12,13 @@ use super::state::Phase;
 use super::supervisor::watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::table::SLOTS;
-use crate::sys::{socket, thread};
+use crate::sys::{awake, socket, thread};
 
 /// How long the one who watches sleeps while there are tasks that nobody takes: a worker
 /// that was about to may have been stopped.
 const NUDGE: Duration = Duration::from_millis(50);
 /// Ticks that the parent spins at most for a result.
 pub(crate) const SPIN_MAX: u64 = 100_000;
-pub(crate) const SPIN_MIN: u64 = 4_000;
 /// Whoever was woken after fewer ticks would have done better to spin: the longest spin, and
 /// about what it takes to wake up.
 pub(crate) const WORTH: u64 = 2 * SPIN_MAX;
@@ -250,18 +249,5 @@ fn linger(spin: &mut u64, here: bool, done: impl Fn() -> bool) -> bool {
             done()
         });
     }
-    let start = thread::ticks();
-    loop {
-        for _ in 0..16 {
-            if done() {
-                *spin = (*spin * 2).min(SPIN_MAX);
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        if thread::ticks().wrapping_sub(start) > *spin {
-            *spin = (*spin / 2).max(SPIN_MIN);
-            return false;
-        }
-    }
+    awake::spin(spin, SPIN_MAX, done)
 }

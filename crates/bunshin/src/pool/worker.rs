@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::drive::{SPIN_MAX, SPIN_MIN, WORTH};
+use super::drive::{SPIN_MAX, WORTH};
 use super::message::{self, BELL, FAILED, HANDLES, READY, WANT};
 use super::supervisor::member;
 use crate::codec::attachments::{Incoming, Outgoing};
@@ -18,7 +18,7 @@ use crate::process::{bootstrap, target};
 use crate::shm::heap::Heap;
 use crate::shm::table::{Claim, Parcel, Table};
 use crate::sys::image::Entry;
-use crate::sys::thread;
+use crate::sys::{awake, thread};
 
 /// How often a worker waits for tasks on the parent's processor, though nobody else is awake,
 /// before it leaves that for the first time.
@@ -235,20 +235,7 @@ impl Worker {
                 is_time(&self.table)
             });
         }
-        let start = thread::ticks();
-        loop {
-            for _ in 0..16 {
-                if is_time(&self.table) {
-                    self.spin = (self.spin * 2).min(SPIN_MAX);
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if thread::ticks().wrapping_sub(start) > self.spin {
-                self.spin = (self.spin / 2).max(SPIN_MIN);
-                return false;
-            }
-        }
+        awake::spin(&mut self.spin, SPIN_MAX, || is_time(&self.table))
     }
 
     /// Runs a task that has been begun. False if its worker is to end with it.

@@ -16,7 +16,7 @@ use crate::shm::heap::Heap;
 use crate::shm::holders::Holder;
 use crate::shm::lock::{Refused, Taken};
 use crate::shm::ring::{End, Ring};
-use crate::sys::awake::Awake;
+use crate::sys::awake::{self, Awake};
 use crate::sys::socket::Interest;
 use crate::sys::{process, socket, thread};
 
@@ -26,8 +26,6 @@ pub(crate) const BELL: u8 = b'b';
 pub(crate) const HANDLES: u8 = b'h';
 /// Ticks that an end spins at most before it sleeps; about as long as a wake-up takes.
 const SPIN_MAX: u64 = 120_000;
-/// Ticks that an end spins at least, where spinning has never helped.
-const SPIN_MIN: u64 = 4_000;
 
 /// Waits for a peer on this processor after which one is a sleep.
 const TOGETHER: u32 = 1024;
@@ -432,7 +430,7 @@ impl Side {
                 let times = self.together.fetch_add(1, Ordering::Relaxed);
                 times % TOGETHER != TOGETHER - 1 && self.awake.until(done)
             }
-            Some(_) => spin_until(spin, done),
+            Some(_) => awake::spin(spin, SPIN_MAX, done),
         }
     }
 
@@ -523,24 +521,6 @@ impl Side {
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// Spins for as long as has been worth the while, and learns from it. True once `done` says so.
-fn spin_until(spin: &mut u64, done: impl Fn() -> bool) -> bool {
-    let start = thread::ticks();
-    loop {
-        for _ in 0..16 {
-            if done() {
-                *spin = (*spin * 2).min(SPIN_MAX);
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        if thread::ticks().wrapping_sub(start) > *spin {
-            *spin = (*spin / 2).max(SPIN_MIN);
-            return false;
-        }
     }
 }
 

@@ -18,6 +18,82 @@ const TICKS_FOR_BOTH: u64 = 150_000;
 const SLICE: u64 = 4 * TICKS;
 /// Waits without a try at most.
 const MOST: u32 = 16_384;
+/// Ticks that are spun at least, where spinning has never helped.
+pub(crate) const SPIN_MIN: u64 = 4_000;
+/// Ticks after which a peer on another processor is not expected to send again at once.
+const PAUSE: u64 = 10_000;
+/// Ticks between two times that a server gives way to peers on its own processor while others
+/// are being served; as long as a wake-up, which they would else wait for.
+const TURN: u64 = 150_000;
+
+/// Spins for as long as has been worth the while, and learns from it. True once `is_done` says so.
+pub(crate) fn spin(spin: &mut u64, max: u64, is_done: impl Fn() -> bool) -> bool {
+    let start = thread::ticks();
+    loop {
+        for _ in 0..16 {
+            if is_done() {
+                *spin = (*spin * 2).min(max);
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if thread::ticks().wrapping_sub(start) > *spin {
+            *spin = (*spin / 2).max(SPIN_MIN);
+            return false;
+        }
+    }
+}
+
+/// When a thread that serves many peers gives its processor to those that wait on it.
+///
+/// To change places with another process takes as long as several messages of a peer that runs
+/// on another processor. While there is such a one, those on this processor have their turn
+/// now and then, not after each message of the other one.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    /// When peers on this processor last had theirs.
+    last: u64,
+}
+
+impl Turns {
+    /// Gives the processor away if a peer waits on it, which cannot send anything while this
+    /// thread has it; false if not.
+    ///
+    /// `peers` gives for each the processor that it was last seen on, and when it last sent; if it
+    /// is passed true, it looks for the processor anew. That is not done for each message, as the
+    /// peer writes to that line of memory again and again.
+    pub(crate) fn give_way<P>(
+        &mut self,
+        is_busy: bool,
+        now: u64,
+        peers: impl FnOnce(bool) -> P,
+    ) -> bool
+    where
+        P: Iterator<Item = (Option<u32>, u64)>,
+    {
+        let is_turn = now.wrapping_sub(self.last) > TURN;
+        if is_busy && !is_turn {
+            return false;
+        }
+        let here = Some(thread::cpu());
+        let mut is_shared = false;
+        for (cpu, last_used) in peers(is_turn) {
+            if cpu == here {
+                is_shared = true;
+            } else if !is_turn && now.wrapping_sub(last_used) < PAUSE {
+                return false;
+            }
+        }
+        if is_shared {
+            thread::give_way();
+        }
+        if is_turn {
+            // Somebody may have had the processor for long: those elsewhere come first again.
+            self.last = thread::ticks();
+        }
+        is_shared
+    }
+}
 
 /// What is remembered of how it went. Threads that change it at the same time lose little.
 #[derive(Debug)]
