@@ -53,6 +53,24 @@ def original(tmp_path):
     return tmp_path
 
 
+def programs():
+    """The programs that the two READMEs show."""
+    for folder in EXAMPLES.parent, EXAMPLES.parent.parent:
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        for number, program in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)):
+            if "__main__" in program:
+                yield pytest.param(program, id=f"{folder.name}-{number}")
+
+
+@pytest.mark.parametrize("program", list(programs()))
+def test_readme(program, tmp_path):
+    file = tmp_path / "program.py"
+    file.write_text(program, encoding="utf-8")
+    ended = run(file)
+    expected = re.findall(r"^ +print\(.*\)  # (.*)$", program, re.M)
+    assert expected and ended.stdout.splitlines() == expected, ended.stderr
+
+
 def test_fork(original):
     ours = printed(EXAMPLES / "fork.py")
     assert ours == printed(original / "fork.py")

@@ -1,4 +1,7 @@
-//! The pages of `docs/guide`: their programs run as doc tests.
+//! The README and the pages of `docs/guide`: their programs run as doc tests.
+
+#[doc = include_str!("../../../README.md")]
+mod readme {}
 
 #[doc = include_str!("../../../docs/guide/context.md")]
 mod context {}
