@@ -144,6 +144,7 @@ class _InChild:
         self._popen._send_signal(signal.SIGINT)
 
     def _bootstrap(self, parent_sentinel=None):
+        _native.end_after_parent(self._parent_pid)
         if self._start_method is not None:
             _force_start_method(self._start_method)
         return super()._bootstrap(parent_sentinel=parent_sentinel)

@@ -49,6 +49,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<process::Child>()?;
     module.add_function(wrap_pyfunction!(process::start, module)?)?;
     module.add_function(wrap_pyfunction!(process::run_child, module)?)?;
+    module.add_function(wrap_pyfunction!(process::end_after_parent, module)?)?;
     module.add_class::<payload::Descriptor>()?;
     module.add_function(wrap_pyfunction!(payload::dumps_plain, module)?)?;
     module.add_function(wrap_pyfunction!(main_module::set_main_is_private, module)?)?;

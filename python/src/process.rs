@@ -106,10 +106,17 @@ thread_local! {
 /// How long a child may see that its parent has ended.
 const GRACE: Duration = Duration::from_millis(700);
 
+/// In a child: ends it soon after its parent.
+#[pyfunction]
+pub(crate) fn end_after_parent(parent: u32) {
+    // If that cannot be had, one that the engine has started ends with its parent, which is as
+    // good, and one that was forked goes on, as in `multiprocessing`.
+    let _ = bunshin::front::end_after_parent(parent, GRACE);
+}
+
 /// In the child: what was started.
 fn run(preparation: Payload, process: Payload) {
-    // If it cannot be put off, this child ends with its parent, which is as good.
-    let _ = bunshin::front::end_after_parent(GRACE);
+    end_after_parent(std::os::unix::process::parent_id());
     Python::attach(|py| {
         let ran = (|| -> PyResult<i32> {
             let start = py.import("bunshin._start")?;

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -177,7 +178,7 @@ def test_what_a_child_registers_for_its_exit_is_run(method, tmp_path):
     assert child.exitcode == 0 and os.path.isdir(path)
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_child_sees_its_parent_end_and_ends_itself(method):
     receiver, sender = mp.Pipe(duplex=False)
     child = mp.get_context(method).Process(target=have_child, args=(method, sender))
@@ -188,6 +189,42 @@ def test_a_child_sees_its_parent_end_and_ends_itself(method):
     child.join(20)
     assert receiver.poll(20)
     assert receiver.recv() == (pid, False)
+    assert gone(pid)
+
+
+def say_and_sleep(sender, detached):
+    if detached:
+        os.setsid()
+    sender.send(os.getpid())
+    time.sleep(600)
+
+
+def have_child_of_a_thread(method, sender, detached):
+    child = mp.get_context(method).Process(target=say_and_sleep, args=(sender, detached))
+    thread = threading.Thread(target=child.start)
+    thread.start()
+    thread.join()
+    # Longer than a child is left that has lost its parent.
+    time.sleep(1.5)
+    sender.send(child.is_alive())
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("detached", [False, True], ids=["attached", "detached"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_stays_when_the_thread_ends_that_started_it(method, detached):
+    receiver, sender = mp.Pipe(duplex=False)
+    context = mp.get_context(method)
+    child = context.Process(target=have_child_of_a_thread, args=(method, sender, detached))
+    child.start()
+    pid, is_alive = receiver.recv(), receiver.recv()
+    assert is_alive
+    child.kill()
+    child.join(20)
+    if detached:
+        # One in a session of its own is meant to go on by itself.
+        assert not gone(pid, 1.5)
+        os.kill(pid, signal.SIGKILL)
     assert gone(pid)
 
 
@@ -257,6 +294,7 @@ def test_an_interrupt_leaves_one_traceback_and_no_children(tmp_path, method):
 
 PRELOADS = """
 import sys
+import threading
 import bunshin as mp
 
 def is_loaded(name, sender):

@@ -102,15 +102,17 @@ pub fn run_child() -> Option<(i32, bool)> {
     run_hosted()
 }
 
-/// Has this child, whose parent is its starter, end so long after it rather than with it, so that
-/// it can see that the parent has ended. To be called in the main thread.
+/// Has this child end so long after its parent, so that it can see that the parent has ended: one
+/// that this engine has started, rather than with it, and one that was made by `fork(2)`, rather
+/// than never. To be called in the main thread, with the id that the parent has or had.
 ///
-/// A child that is stopped then ends when it is continued.
+/// A child that is stopped then ends when it is continued. One that has become the leader of a
+/// session, setsid(2), stays.
 ///
 /// # Errors
-/// `Os`; then it ends with its parent.
-pub fn end_after_parent(after: Duration) -> Result<()> {
-    grace::end_after_parent(process::parent_id(), after)
+/// `Os`; then it is left as it was.
+pub fn end_after_parent(parent: u32, after: Duration) -> Result<()> {
+    grace::end_after_parent(parent, after)
         .map_err(|error| Error::os("put off the end of a child", error))
 }
 

@@ -2,6 +2,10 @@
 //!
 //! The system signals the parent's end with a signal of ours, whose handler starts a timer that
 //! was made beforehand and kills this process. What the handler does is async-signal-safe.
+//!
+//! The signal also comes when only the thread ends that this process was made by; it then has
+//! another thread of the parent's for its parent, and the signal comes again when that ends. A
+//! handler can tell the one from the other, so that any thread may make children.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,6 +19,8 @@ use super::process::parent_id;
 static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
 /// The process that the timer is of: a copy of it has none, and is not signalled either.
 static MADE_IN: AtomicU32 = AtomicU32::new(0);
+/// The process that this one is not to outlive.
+static PARENT: AtomicU32 = AtomicU32::new(0);
 /// What the timer is set to, in nanoseconds.
 static GRACE: AtomicU64 = AtomicU64::new(0);
 
@@ -24,13 +30,18 @@ fn signal_number() -> i32 {
 }
 
 /// Ends this process so long after its parent, rather than with it. Programs that it is replaced
-/// by (`exec`) end with the parent.
+/// by (`exec`) end with the parent's thread.
+///
+/// One that has made a session of its own (setsid(2)) is meant to go on by itself, and does.
 ///
 /// # Errors
 /// Those of the system; then it is left as it was.
 pub(crate) fn end_after_parent(parent: u32, grace: Duration) -> io::Result<()> {
     let nanoseconds = u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX);
     GRACE.store(nanoseconds.max(1), Ordering::SeqCst);
+    // Where this process cannot see its parent, in a namespace of its own, that has no number.
+    let parent = if parent_id() == 0 { 0 } else { parent };
+    PARENT.store(parent, Ordering::SeqCst);
     make_timer()?;
     // SAFETY: all-zero is a valid value of this plain struct.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -45,10 +56,8 @@ pub(crate) fn end_after_parent(parent: u32, grace: Duration) -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, number) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    if parent_id() != parent {
-        // It ended before the system was told.
-        start_timer(signal_number());
-    }
+    // It may have ended before the system was told.
+    start_timer(signal_number());
     Ok(())
 }
 
@@ -72,6 +81,9 @@ fn make_timer() -> io::Result<()> {
 }
 
 extern "C" fn start_timer(_signal: libc::c_int) {
+    if parent_id() == PARENT.load(Ordering::SeqCst) || leads_a_session() {
+        return;
+    }
     let grace = GRACE.load(Ordering::SeqCst);
     let once = libc::itimerspec {
         it_interval: libc::timespec {
@@ -93,4 +105,10 @@ extern "C" fn start_timer(_signal: libc::c_int) {
             ptr::null_mut(),
         )
     };
+}
+
+fn leads_a_session() -> bool {
+    // SAFETY: this only asks the system.
+    let session = unsafe { libc::getsid(0) };
+    u32::try_from(session).is_ok_and(|session| session == std::process::id())
 }
