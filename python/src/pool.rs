@@ -39,7 +39,7 @@ fn begin(inherited: Option<u64>, preparation: Payload, given: Payload) {
                 .and_then(|text| text.extract::<String>())
                 .unwrap_or_else(|_| error.to_string());
             // The engine's way to say that a worker cannot begin.
-            std::panic::panic_any(text);
+            std::panic::resume_unwind(Box::new(text));
         }
     });
 }

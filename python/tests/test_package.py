@@ -147,7 +147,8 @@ def broken():
 
 
 def test_a_failing_initializer_ends_with_its_error(context):
-    with context.Pool(2, broken) as pool, pytest.raises(mp.BrokenPool, match="cannot begin"):
+    told = r"^the initializer failed: Traceback (?s:.*)in broken\n(?s:.*)RuntimeError: it cannot begin$"
+    with context.Pool(2, broken) as pool, pytest.raises(mp.BrokenPool, match=told):
         pool.map(square, range(4))
 
 

@@ -378,12 +378,11 @@ fn initialize(
         return Ok(());
     }
     let why = match decode(&call.output, &mut Incoming::default()) {
-        Ok(Failure::Panicked { message, location }) => {
-            format!(
-                "it panicked at {}: {message}",
-                location.as_deref().unwrap_or("an unknown place")
-            )
-        }
+        Ok(Failure::Panicked { message, location }) => match location {
+            Some(place) => format!("it panicked at {place}: {message}"),
+            // `resume_unwind` calls no hook: it is how another language's error comes here.
+            None => message,
+        },
         Ok(Failure::Arguments(why)) => format!("its arguments did not get there: {why}"),
         Ok(Failure::Result(why)) => format!("its result: {why}"),
         Err(error) => error.to_string(),
