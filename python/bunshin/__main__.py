@@ -1,10 +1,10 @@
 """Runs a program with `multiprocessing` replaced: `python -m bunshin program.py [args]`."""
 
+import os
 import runpy
 import sys
 
 from . import _replace
-
 
 __all__ = ()
 
@@ -22,10 +22,10 @@ def main():
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = arguments
-        import os
-
-        sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
-        runpy.run_path(arguments[0], run_name="__main__")
+        # As the interpreter has it: the program may change to another folder.
+        path = os.path.abspath(arguments[0])
+        sys.path[0] = os.path.dirname(path)
+        runpy.run_path(path, run_name="__main__")
 
 
 if __name__ == "__main__":

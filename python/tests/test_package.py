@@ -152,20 +152,26 @@ def test_a_failing_initializer_ends_with_its_error(context):
         pool.map(square, range(4))
 
 
-def test_a_program_runs_with_multiprocessing_replaced(tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_program_runs_with_multiprocessing_replaced(tmp_path, method):
     program = tmp_path / "program.py"
     program.write_text(
-        "import multiprocessing\n"
+        "import multiprocessing, os, sys\n"
         "def double(n):\n"
         "    return 2 * n\n"
         "if __name__ == '__main__':\n"
-        "    print(multiprocessing.__name__, multiprocessing.Pool(2).map(double, [1, 2]))\n"
+        "    os.chdir('/')\n"
+        "    context = multiprocessing.get_context(sys.argv[1])\n"
+        "    print(multiprocessing.__name__, context.Pool(2).map(double, [1, 2]), __file__)\n"
     )
+    # Named as from where it is started, and not where it goes from there.
     ran = subprocess.run(
-        [sys.executable, "-m", "bunshin", str(program)],
+        [sys.executable, "-m", "bunshin", "program.py", method],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path))),
     )
-    assert ran.stdout == "bunshin [2, 4]\n", ran.stderr
+    assert ran.stdout == f"bunshin [2, 4] {program}\n", ran.stderr
