@@ -2,4 +2,7 @@
 
 from test import _test_multiprocessing
 
+import main_handling
+
 _test_multiprocessing.install_tests_in_module_dict(globals(), "forkserver")
+globals().update(main_handling.cases("forkserver"))
