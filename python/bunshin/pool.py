@@ -337,6 +337,9 @@ def _end(native, number, pid):
 class ApplyResult:
     """A handle on the result of a task."""
 
+    # For annotations: `ApplyResult[int]`.
+    __class_getitem__ = classmethod(types.GenericAlias)
+
     def __init__(self, pool, callback, error_callback):
         self._pool = pool
         self._callback = callback

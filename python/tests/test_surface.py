@@ -87,7 +87,7 @@ SURFACE = {
     "mp.pool.ThreadPool": """
         apply apply_async map map_async imap imap_unordered starmap starmap_async close terminate
         join""",
-    "mp.pool.AsyncResult": "get wait ready successful",
+    "mp.pool.AsyncResult": "get wait ready successful __class_getitem__",
     "mp.pool.IMapIterator": "next __next__ __iter__",
     "mp.reduction": """
         ForkingPickler DupFd send_handle recv_handle sendfds recvfds dump register
