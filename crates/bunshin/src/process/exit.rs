@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::sys::process::{Ended, signal_name};
+use crate::sys::process::{Ended, How, Sig, signal_name};
 
 /// How a process ended: by itself with a code, or by a signal.
 ///
@@ -60,6 +60,11 @@ impl ExitStatus {
         (code.is_some() || signal.is_some()).then_some(Self { code, signal })
     }
 
+    /// Whether it was killed, as the system does where there is no memory.
+    pub(crate) fn is_kill(&self) -> bool {
+        self.signal == Some(Sig::KILL.as_raw())
+    }
+
     /// Whether it ended by itself with code 0.
     ///
     /// # Examples
@@ -76,12 +81,12 @@ impl ExitStatus {
 
 impl From<Ended> for ExitStatus {
     fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Exited(code) => Self {
+        match ended.how {
+            How::Exited(code) => Self {
                 code: Some(code),
                 signal: None,
             },
-            Ended::Signalled(signal) => Self {
+            How::Signalled(signal) => Self {
                 code: None,
                 signal: Some(signal),
             },

@@ -16,6 +16,8 @@
 //! | `grace` | the end of this process, so long after its parent's |
 //! | `thread` | thread identity, processor in use, the list of robust locks, futexes |
 //! | `cpus` | how many processors this process may use |
+//! | `oom` | how many processes were killed for lack of memory |
+//! | `words` | bytes that a process leaves behind, whatever ends it |
 //! | `awake` | nothing of the system: whether to wait a little before sleeping |
 //! | `interrupt` | nothing of the system: whether a signal is to end a wait |
 //! | `image` | the hook before `main`, and code addresses relative to this program |

@@ -1,14 +1,12 @@
 //! How many processors this process may use: its affinity, and the quotas of its control
 //! groups.
 //!
-//! A quota is so much time of processors in each period. Both versions of control groups are
-//! read, as a system may have mounted both; each level up to the mount has a say, and the
-//! least counts. What is read are files, so that the tests below bring their own.
+//! A quota is so much time of processors in each period. Both versions of control groups have a
+//! say, as a system may have mounted both; each level up to the mount has one, and the least
+//! counts. What is read are files, so that the tests below bring their own.
 
+use super::groups::{self, Read, Version};
 use super::thread;
-
-/// Reads a file, or has none by that name.
-type Read<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// How many processes can run at the same time: at least one.
 pub(crate) fn count() -> usize {
@@ -18,27 +16,10 @@ pub(crate) fn count() -> usize {
 
 /// The processors that the quotas of this process's control groups are worth, rounded up.
 fn quota(read: Read<'_>) -> Option<usize> {
-    let groups = read("/proc/self/cgroup")?;
-    let mounts = read("/proc/self/mountinfo")?;
     let mut least: Option<usize> = None;
-    for group in groups.lines() {
-        // `number:controllers:path`; version 2 has number 0 and no controllers.
-        let mut fields = group.splitn(3, ':');
-        let (Some(number), Some(controllers), Some(path)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
-        };
-        let version = match (number, controllers) {
-            ("0", "") => Version::Two,
-            (_, controllers) if controllers.split(',').any(|one| one == "cpu") => Version::One,
-            _ => continue,
-        };
-        let Some(mount) = mounts.lines().find_map(|line| Mount::read(line, version)) else {
-            continue;
-        };
-        for folder in mount.folders(path) {
-            let Some(processors) = version.processors(&folder, read) else {
+    for group in groups::all("cpu", read) {
+        for folder in &group.folders {
+            let Some(processors) = processors(group.version, folder, read) else {
                 continue;
             };
             least = Some(least.map_or(processors, |least| least.min(processors)));
@@ -47,107 +28,28 @@ fn quota(read: Read<'_>) -> Option<usize> {
     least
 }
 
-/// A version of control groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    One,
-    Two,
-}
-
-impl Version {
-    /// What the quota of one group is worth; nothing if it has none.
-    fn processors(self, folder: &str, read: Read<'_>) -> Option<usize> {
-        let (quota, period) = match self {
-            Self::Two => {
-                let text = read(&format!("{folder}/cpu.max"))?;
-                let mut fields = text.split_whitespace();
-                // `max` in place of a number: no quota.
-                (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?)
-            }
-            Self::One => {
-                let number = |file: &str| -> Option<u64> {
-                    // -1 is no quota, and no number here.
-                    read(&format!("{folder}/{file}"))?.trim().parse().ok()
-                };
-                (number("cpu.cfs_quota_us")?, number("cpu.cfs_period_us")?)
-            }
-        };
-        if period == 0 {
-            return None;
+/// What the quota of one group is worth; nothing if it has none.
+fn processors(version: Version, folder: &str, read: Read<'_>) -> Option<usize> {
+    let (quota, period) = match version {
+        Version::Two => {
+            let text = read(&format!("{folder}/cpu.max"))?;
+            let mut fields = text.split_whitespace();
+            // `max` in place of a number: no quota.
+            (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?)
         }
-        let processors: u64 = u64::div_ceil(quota, period);
-        Some(usize::try_from(processors).unwrap_or(usize::MAX).max(1))
-    }
-}
-
-/// Where control groups are mounted (`proc_pid_mountinfo(5)`).
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    /// The group that the mount begins with.
-    root: String,
-    /// Where it is.
-    point: String,
-}
-
-impl Mount {
-    /// Reads a line, if it is about that version's groups for processors.
-    fn read(line: &str, version: Version) -> Option<Self> {
-        let (before, after) = line.split_once(" - ")?;
-        let mut after = after.split(' ');
-        let kind = after.next()?;
-        let is_it = match version {
-            Version::Two => kind == "cgroup2",
-            Version::One => {
-                let options = after.nth(1)?;
-                kind == "cgroup" && options.split(',').any(|option| option == "cpu")
-            }
-        };
-        if !is_it {
-            return None;
+        Version::One => {
+            let number = |file: &str| -> Option<u64> {
+                // -1 is no quota, and no number here.
+                read(&format!("{folder}/{file}"))?.trim().parse().ok()
+            };
+            (number("cpu.cfs_quota_us")?, number("cpu.cfs_period_us")?)
         }
-        let mut before = before.split(' ').skip(3);
-        Some(Self {
-            root: unescape(before.next()?),
-            point: unescape(before.next()?),
-        })
+    };
+    if period == 0 {
+        return None;
     }
-
-    /// The folders of a group and of all above it that can be seen here.
-    fn folders(&self, path: &str) -> Vec<String> {
-        // In a container the path may be that of another view of the groups: then the mount
-        // itself is the group.
-        let inside = path
-            .strip_prefix(self.root.trim_end_matches('/'))
-            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-            .filter(|rest| rest.split('/').all(|part| part != ".."))
-            .unwrap_or("")
-            .trim_end_matches('/');
-        let mut folders = Vec::new();
-        let mut rest = inside;
-        loop {
-            folders.push(format!("{}{rest}", self.point.trim_end_matches('/')));
-            match rest.rfind('/') {
-                Some(at) => rest = &rest[..at],
-                None => return folders,
-            }
-        }
-    }
-}
-
-/// Blanks in the paths of a mount table are written as `\040`, in octal.
-fn unescape(field: &str) -> String {
-    let bytes = field.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        let code = (*byte == b'\\')
-            .then(|| field.get(at + 1..at + 4))
-            .flatten()
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        plain.push(code.unwrap_or(*byte));
-        at += if code.is_some() { 4 } else { 1 };
-    }
-    String::from_utf8_lossy(&plain).into_owned()
+    let processors: u64 = u64::div_ceil(quota, period);
+    Some(usize::try_from(processors).unwrap_or(usize::MAX).max(1))
 }
 
 #[cfg(test)]

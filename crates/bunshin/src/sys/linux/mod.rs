@@ -3,11 +3,13 @@
 pub(crate) mod awake;
 pub(crate) mod cpus;
 pub(crate) mod grace;
+mod groups;
 pub(crate) mod image;
 pub(crate) mod interrupt;
 pub(crate) mod memory;
 pub(crate) mod named;
 pub(crate) mod network;
+pub(crate) mod oom;
 #[cfg(feature = "tracing")]
 pub(crate) mod pipe;
 pub(crate) mod poller;
@@ -15,3 +17,4 @@ pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod socket;
 pub(crate) mod thread;
+pub(crate) mod words;

@@ -16,9 +16,17 @@ pub(crate) const START_VARIABLE: &str = "BUNSHIN_START";
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum How {
     Exited(i32),
     Signalled(i32),
+}
+
+/// What the system says of a process that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) how: How,
+    /// Bytes of memory that it had at its peak, or one of the children that it has collected.
+    pub(crate) peak_memory: u64,
 }
 
 /// A child of this process: its id, and a handle that is readable once it has ended.
@@ -354,30 +362,51 @@ pub(crate) fn began(pid: u32) -> Option<u64> {
 
 /// Collects a child's end; `None` if it still runs and `block` is false.
 pub(crate) fn wait(pidfd: BorrowedFd<'_>, block: bool) -> io::Result<Option<Ended>> {
-    let mut options = WaitIdOptions::EXITED;
-    if !block {
-        options |= WaitIdOptions::NOHANG;
-    }
+    let options = libc::WEXITED | if block { 0 } else { libc::WNOHANG };
+    // SAFETY: all zero is a valid siginfo.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: all zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
-        match rustix::process::waitid(WaitId::PidFd(pidfd), options) {
-            Ok(None) => return Ok(None),
-            Ok(Some(status)) => {
-                return Ok(Some(
-                    match (status.exit_status(), status.terminating_signal()) {
-                        (Some(code), _) => Ended::Exited(code),
-                        (None, Some(signal)) => Ended::Signalled(signal),
-                        (None, None) => {
-                            return Err(io::Error::other(
-                                "a wait status that is neither exit nor signal",
-                            ));
-                        }
-                    },
-                ));
-            }
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
+        // The C library's form leaves out the last argument, what the child has used.
+        // SAFETY: the kernel writes to two locals that are as large as it takes them to be.
+        let rc = unsafe {
+            libc::syscall(
+                libc::SYS_waitid,
+                libc::P_PIDFD,
+                pidfd.as_raw_fd(),
+                &raw mut info,
+                options,
+                &raw mut usage,
+            )
+        };
+        if rc == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
+    // SAFETY: the kernel has filled it in, or left it all zero.
+    if unsafe { info.si_pid() } == 0 {
+        return Ok(None);
+    }
+    // SAFETY: it is about a child that has ended.
+    let status = unsafe { info.si_status() };
+    let how = match info.si_code {
+        libc::CLD_EXITED => How::Exited(status),
+        libc::CLD_KILLED | libc::CLD_DUMPED => How::Signalled(status),
+        _ => {
+            return Err(io::Error::other(
+                "a wait status that is neither exit nor signal",
+            ));
+        }
+    };
+    Ok(Some(Ended {
+        how,
+        peak_memory: u64::try_from(usage.ru_maxrss).unwrap_or(0) << 10,
+    }))
 }
 
 /// Sends a signal to the process behind `pidfd`; it is no error if that has ended.
