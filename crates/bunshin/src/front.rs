@@ -6,7 +6,7 @@ pub mod memory;
 
 use std::ffi::OsString;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use serde::de::{DeserializeOwned, Error as _};
@@ -26,7 +26,7 @@ pub use crate::sync::plain::{
     Permit, PlainBarrier, PlainCondition, PlainEvent, PlainLock, PlainSemaphore, Taken,
 };
 use crate::sys::memory as memory_of_the_system;
-use crate::sys::{grace, interrupt, process, socket, thread};
+use crate::sys::{grace, interrupt, process, socket, thread, words};
 use crate::transport::channel;
 
 /// A value as bytes, and the handles that travel beside them in whatever way the front has.
@@ -160,6 +160,19 @@ pub fn clear_interrupt() {
 /// Has each worker of a pool call a function before it sleeps: for what its tasks have printed.
 pub fn on_idle(call: fn()) {
     crate::pool::on_idle(call);
+}
+
+/// Has a text be among the last words of this process, which are the error's to tell if it dies with
+/// a task, if it is a worker of a pool.
+pub fn leave_words(text: &[u8]) {
+    let _ = words::append(text);
+}
+
+/// A descriptor that others may append last words of this process to, at any moment, such as what
+/// reports crashes: none if it is no worker of a pool. It is not to be closed.
+#[must_use]
+pub fn words_descriptor() -> Option<RawFd> {
+    words::descriptor()
 }
 
 /// As `task_done`, for a program that does not keep track of which process has taken what: an

@@ -23,7 +23,7 @@ use super::state::{Delivery, Phase, State};
 use super::supervisor::{Recipe, Worker, member, parent_heap};
 use crate::codec::attachments::Outgoing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{ExitStatus, TaskError, WorkerLost};
+use crate::process::{TaskError, WorkerLost, scarcity};
 use crate::shm::heap::{Descriptor, Heap, MEMBERS};
 use crate::shm::table::{Parcel, SLOTS, Table};
 use crate::sys::{socket, thread};
@@ -43,8 +43,8 @@ pub(crate) struct Core {
     pub(crate) state: State,
     pub(crate) recipe: Recipe,
     pub(crate) workers: Vec<Option<Worker>>,
-    /// How the last worker of each number ended: name, pid, status.
-    pub(crate) ends: HashMap<usize, (String, u32, Option<ExitStatus>)>,
+    /// How workers ended that have lost a task, by the key that the task's outcome has.
+    ends: HashMap<u64, WorkerLost>,
     /// What went out beside tasks, by ticket.
     pub(crate) task_handles: HashMap<u32, Vec<OwnedFd>>,
     pub(crate) task_blocks: HashMap<u32, Vec<Descriptor>>,
@@ -238,9 +238,7 @@ impl Core {
                     let arrived = arrived.map(|arrived| arrived.map_err(TaskError::Result));
                     (position, arrived.unwrap_or(Err(TaskError::Cancelled)))
                 }
-                Delivery::Lost { position, worker } => {
-                    (position, Err(self.lost(worker, Some(position))))
-                }
+                Delivery::Lost { position, key } => (position, Err(self.lost(key, Some(position)))),
                 Delivery::TimedOut { position, limit } => {
                     (position, Err(TaskError::TimedOut(limit)))
                 }
@@ -269,9 +267,17 @@ impl Core {
         }
     }
 
-    /// Nobody wants a result that was kept.
+    /// Nobody wants a result that was kept, or how a worker ended.
     pub(crate) fn forget_kept(&mut self, key: u64) {
         self.kept.remove(&key);
+        self.ends.remove(&key);
+    }
+
+    /// Notes how a worker ended that has lost a task; gives the key.
+    pub(crate) fn note_end(&mut self, end: WorkerLost) -> u64 {
+        self.next_kept += 1;
+        self.ends.insert(self.next_kept, end);
+        self.next_kept
     }
 
     /// Slots for up to `most` tasks, fewer while many or large ones are out.
@@ -345,13 +351,11 @@ impl Core {
         self.state.give_back(slot);
     }
 
-    pub(crate) fn lost(&self, worker: usize, position: Option<usize>) -> TaskError {
-        let (name, pid, status) = self.ends.get(&worker).cloned().unwrap_or_default();
+    /// The error of a task that was lost with its worker, whose end is noted under `key`.
+    pub(crate) fn lost(&mut self, key: u64, position: Option<usize>) -> TaskError {
         TaskError::Lost(WorkerLost {
-            name,
-            pid,
             task: position,
-            status,
+            ..self.ends.remove(&key).unwrap_or_default()
         })
     }
 
@@ -401,6 +405,8 @@ impl Dispatcher {
     pub(crate) fn new(n_workers: usize, recipe: Recipe) -> Result<Arc<Self>> {
         let table = Table::create(n_workers)?;
         let heap = parent_heap(&table);
+        // Before there are workers that can be killed.
+        scarcity::look(true);
         let mut core = Core {
             table: table.clone(),
             heap: Arc::clone(&heap),

@@ -19,6 +19,7 @@ use super::worker;
 use crate::codec::outcome::{Call, Failure};
 use crate::codec::serde::decode;
 use crate::error::{Error, Result};
+use crate::process::last_words::{self, LastWords};
 use crate::process::{Scope, StartMethod, TaskError, panic, target};
 use crate::shm::table::WORKERS;
 use crate::sys::{process, socket, thread};
@@ -222,16 +223,20 @@ impl Crew {
         let (socket, theirs) =
             socket::packet_pair().map_err(|error| Error::os("start a worker", error))?;
         let here = socket.as_raw_fd();
+        let (words, their_words) = LastWords::new()?;
         let table = self.dispatcher.table.clone();
         let name = format!("ParMap-{}", number + 1);
         let child = scope.start_worker(name, move || {
             // The parent's end must not stay open here, or its death would not be seen.
             process::close_inherited(here);
+            // Without them it works as well.
+            let _ = last_words::adopt(their_words);
             worker::run_local(table, theirs, number, local)
         })?;
         Ok(Worker {
             child,
             socket: Arc::new(socket),
+            words,
             handles: HashMap::new(),
         })
     }
@@ -250,7 +255,7 @@ impl Core {
             Ok(worker) => self.workers[number] = Some(worker),
             Err(error) => {
                 // Another try would only fail again; the others go on.
-                let _ = self.state.ended(number, &[], "no start");
+                let _ = self.state.ended(number, &[], 0, "no start");
                 let actions = self.state.not_replaced(&error);
                 self.act(actions);
             }

@@ -167,17 +167,17 @@ impl Core {
     /// Sends the outcomes of posted tasks to where they go.
     pub(crate) fn deliver_posts(&mut self) {
         while let Some(delivery) = self.state.next_posted() {
-            let (key, outcome) = match delivery {
+            let (at, outcome) = match delivery {
                 Delivery::Done { slot, position } => {
                     let arrived = self.take_result(slot);
                     let outcome = arrived.map(Payload::Arrived).map_err(TaskError::Result);
                     (position, outcome)
                 }
-                Delivery::Lost { position, worker } => {
+                Delivery::Lost { position, key } => {
                     let posts = &self.posts.posts;
                     let post = posts.get(position).and_then(Option::as_ref);
                     let task = post.and_then(|post| post.outcomes.task(post.position));
-                    (position, Err(self.lost(worker, task)))
+                    (position, Err(self.lost(key, task)))
                 }
                 Delivery::TimedOut { position, limit } => {
                     (position, Err(TaskError::TimedOut(limit)))
@@ -187,7 +187,7 @@ impl Core {
                     (position, Err(self.not_run()))
                 }
             };
-            self.deliver(key, outcome);
+            self.deliver(at, outcome);
         }
         if *self.state.phase() == Phase::Closed && self.posts.has_news && self.is_idle() {
             self.dismiss(false);

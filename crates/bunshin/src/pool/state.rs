@@ -30,8 +30,8 @@ pub(crate) enum Delivery {
     Done { slot: u32, position: usize },
     /// The result has been read out of its slot, to make room, and is kept under that key.
     Kept { key: u64, position: usize },
-    /// The worker of that number died with it.
-    Lost { position: usize, worker: usize },
+    /// Its worker died with it; how is noted under that key.
+    Lost { position: usize, key: u64 },
     /// It ran for longer than it may, and its worker was ended.
     TimedOut { position: usize, limit: Duration },
     /// It was never run: the pool was terminated, or is broken.
@@ -45,7 +45,7 @@ pub(crate) enum Action {
     Requeue { slot: u32, old: u32, ticket: u32 },
     /// The slot is free, and nobody will read what is in it.
     Discard { slot: u32 },
-    /// Nobody wants what is kept under that key.
+    /// Nobody wants what is kept, or noted, under that key.
     Forget { key: u64 },
     /// Start another worker with that number.
     Replace { worker: usize },
@@ -127,7 +127,9 @@ impl State {
         mail.into_iter()
             .filter_map(|delivery| match delivery {
                 Delivery::Done { slot, .. } => Some(Action::Discard { slot }),
-                Delivery::Kept { key, .. } => Some(Action::Forget { key }),
+                Delivery::Kept { key, .. } | Delivery::Lost { key, .. } => {
+                    Some(Action::Forget { key })
+                }
                 _ => None,
             })
             .collect()
@@ -285,6 +287,7 @@ impl State {
             // Nobody waits for it any more.
             None => match delivery {
                 Delivery::Done { slot, .. } => Some(Action::Discard { slot }),
+                Delivery::Lost { key, .. } => Some(Action::Forget { key }),
                 _ => None,
             },
         }
@@ -317,11 +320,13 @@ impl State {
         }
     }
 
-    /// A worker has ended, with these slots in its hands; `how` says how, for people.
+    /// A worker has ended, with these slots in its hands; `how` says how, for people, and what is
+    /// noted under `key`, if it ran a task, for that task.
     pub(crate) fn ended(
         &mut self,
         worker: usize,
         held: &[(u32, u32, Held)],
+        key: u64,
         how: &str,
     ) -> Vec<Action> {
         let was_ready = std::mem::replace(&mut self.workers[worker], Worker::Gone) == Worker::Ready;
@@ -334,14 +339,18 @@ impl State {
                 }
                 Held::Running => {
                     let Some(task) = self.task(slot).filter(|task| task.ticket == ticket) else {
+                        actions.push(Action::Forget { key });
                         continue;
                     };
                     self.take_task(slot);
                     actions.push(Action::Discard { slot });
                     let position = task.position;
                     let delivery = match task.limit {
-                        Some(limit) if task.is_overdue => Delivery::TimedOut { position, limit },
-                        _ => Delivery::Lost { position, worker },
+                        Some(limit) if task.is_overdue => {
+                            actions.push(Action::Forget { key });
+                            Delivery::TimedOut { position, limit }
+                        }
+                        _ => Delivery::Lost { position, key },
                     };
                     actions.extend(self.deliver(task.batch, delivery));
                 }
@@ -468,7 +477,7 @@ mod tests {
             (claimed.0, claimed.1, Held::Claimed),
             (done.0, done.1, Held::Done),
         ];
-        let actions = state.ended(1, &held, "signal 9");
+        let actions = state.ended(1, &held, 5, "signal 9");
         let again = state.task(claimed.0).expect("it waits").ticket;
         assert_ne!(
             again, claimed.1,
@@ -485,7 +494,7 @@ mod tests {
             state.next_delivery(batch),
             Some(Delivery::Lost {
                 position: 0,
-                worker: 1
+                key: 5
             })
         );
         assert_eq!(
@@ -508,7 +517,7 @@ mod tests {
             state.starting(0);
             starts += 1;
             if !state
-                .ended(0, &[], "exit code 1")
+                .ended(0, &[], 0, "exit code 1")
                 .contains(&Action::Replace { worker: 0 })
             {
                 break;
@@ -530,7 +539,7 @@ mod tests {
             state.ready(0);
             assert!(
                 state
-                    .ended(0, &[], "signal 9")
+                    .ended(0, &[], 0, "signal 9")
                     .contains(&Action::Replace { worker: 0 })
             );
         }
@@ -560,12 +569,12 @@ mod tests {
         state.close();
         assert!(
             state
-                .ended(0, &[], "signal 9")
+                .ended(0, &[], 0, "signal 9")
                 .contains(&Action::Replace { worker: 0 })
         );
         state.finished(task.0, task.1);
         state.close_batch(batch);
-        assert!(state.ended(1, &[], "signal 9").is_empty());
+        assert!(state.ended(1, &[], 0, "signal 9").is_empty());
     }
 
     #[test]
@@ -581,7 +590,7 @@ mod tests {
         state.overdue(slots[1]);
         // Its result came first.
         state.finished(slots[1], done);
-        state.ended(0, &[(slots[0], late, Held::Running)], "signal 15");
+        state.ended(0, &[(slots[0], late, Held::Running)], 0, "signal 15");
         let slot = slots[1];
         assert_eq!(
             state.next_delivery(batch),

@@ -12,7 +12,10 @@ use super::worker::{self, WorkerStart};
 use crate::codec::attachments::Outgoing;
 use crate::codec::serde::encode;
 use crate::error::{Error, Result};
-use crate::process::{Child, ExitStatus, Process, StartMethod, start_entry, target};
+use crate::process::last_words::{self, LastWords};
+use crate::process::{
+    Child, ExitStatus, Process, StartMethod, WorkerLost, scarcity, start_entry, target,
+};
 use crate::shm::heap::Heap;
 use crate::shm::table::{Held, Table};
 use crate::sys::process::Sig;
@@ -49,6 +52,7 @@ pub(crate) struct Initializer {
 pub(crate) struct Worker {
     pub(crate) child: Arc<Child>,
     pub(crate) socket: Arc<OwnedFd>,
+    pub(crate) words: LastWords,
     /// Handles of results that have not been read yet, by ticket.
     pub(crate) handles: HashMap<u32, Vec<OwnedFd>>,
 }
@@ -63,6 +67,8 @@ impl Recipe {
             .handles
             .push(socket::duplicate(table.segment().as_fd()).map_err(os)?);
         outgoing.handles.push(theirs);
+        let (words, their_words) = LastWords::new()?;
+        outgoing.handles.push(their_words);
         let mut initializer = None;
         let mut handles = 0;
         if let Some(Initializer {
@@ -98,6 +104,7 @@ impl Recipe {
         Ok(Worker {
             child,
             socket: Arc::new(socket),
+            words,
             handles: HashMap::new(),
         })
     }
@@ -124,7 +131,7 @@ impl Core {
             }
             Err(error) => {
                 self.workers[number] = None;
-                let _ = self.state.ended(number, &[], "no start");
+                let _ = self.state.ended(number, &[], 0, "no start");
                 Err(error)
             }
         }
@@ -183,8 +190,9 @@ impl Core {
 
     /// Deals with the ends of workers that have ended.
     pub(crate) fn bury_dead(&mut self) {
-        for number in 0..self.workers.len() {
-            let Some(worker) = &self.workers[number] else {
+        let mut dead = Vec::new();
+        for (number, worker) in self.workers.iter().enumerate() {
+            let Some(worker) = worker else {
                 continue;
             };
             let status = match worker.child.wait(Patience::Never) {
@@ -193,35 +201,63 @@ impl Core {
                 // Collected behind our back: gone, in an unknown way.
                 Err(_) => None,
             };
-            self.bury(number, status);
+            dead.push((number, status, worker.child.peak_memory()));
+        }
+        let is_killed = |status: &Option<ExitStatus>| status.is_some_and(|status| status.is_kill());
+        let n_killed = dead.iter().filter(|(_, status, _)| is_killed(status));
+        let mut n_killed = match n_killed.count() {
+            0 => 0,
+            n_killed => scarcity::blame(n_killed),
+        };
+        if n_killed > 0 {
+            // The system kills those first that have most.
+            dead.sort_by_key(|(_, _, peak)| std::cmp::Reverse(*peak));
+        }
+        for (number, status, _) in dead {
+            let out_of_memory = n_killed > 0 && is_killed(&status);
+            n_killed -= usize::from(out_of_memory);
+            self.bury(number, status, out_of_memory);
         }
     }
 
-    fn bury(&mut self, number: usize, status: Option<ExitStatus>) {
+    fn bury(&mut self, number: usize, status: Option<ExitStatus>, out_of_memory: bool) {
         self.read_packets(number);
         self.collect();
         let held = self.table.held_by(number);
+        let mut is_lost = false;
         for (slot, ticket, held) in &held {
             match held {
                 Held::Claimed => {}
                 // Its blocks are about to be let go: what has not been read is read now.
                 Held::Done => self.read_early(*slot),
                 Held::Running => {
+                    is_lost = true;
                     for block in self.forget_task(*ticket) {
                         self.heap.recall(block);
                     }
                 }
             }
         }
+        let mut how =
+            status.map_or_else(|| "an unknown end".to_owned(), |status| status.to_string());
+        let mut key = 0;
         if let Some(worker) = self.workers[number].take() {
-            self.ends.insert(
-                number,
-                (worker.child.name().to_owned(), worker.child.pid(), status),
-            );
+            let end = WorkerLost {
+                name: worker.child.name().to_owned(),
+                pid: worker.child.pid(),
+                task: None,
+                status,
+                out_of_memory,
+                peak_memory: worker.child.peak_memory(),
+                last_words: worker.words.read(),
+            };
+            how.push_str(&last_words::clause(&end.last_words));
+            if is_lost {
+                key = self.note_end(end);
+            }
         }
         self.heap.bury(member(number));
-        let how = status.map_or_else(|| "an unknown end".to_owned(), |status| status.to_string());
-        let actions = self.state.ended(number, &held, &how);
+        let actions = self.state.ended(number, &held, key, &how);
         self.act(actions);
         // Somebody else may have to do what it would have done.
         self.wake_workers(true);

@@ -14,7 +14,7 @@ use crate::codec::attachments::{Incoming, Outgoing};
 use crate::codec::outcome::{Call, Failure, Input};
 use crate::codec::serde::{decode, encode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{bootstrap, target};
+use crate::process::{bootstrap, last_words, target};
 use crate::shm::heap::Heap;
 use crate::shm::table::{Claim, Parcel, Table};
 use crate::sys::image::Entry;
@@ -26,8 +26,8 @@ const TURNS: u32 = 32;
 /// Ticks from which on a task counts as long: its result is told at once.
 const LONG: u64 = 250_000;
 
-/// What a worker is started with. The handles of the message are the table's and the
-/// socket's, then those of the initializer's arguments.
+/// What a worker is started with. The handles of the message are the table's, the socket's, and
+/// that of its last words, then those of the initializer's arguments.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct WorkerStart {
     pub(crate) number: usize,
@@ -99,9 +99,10 @@ impl Worker {
         let mut start: WorkerStart = decode(call.input.as_bytes(), &mut Incoming::default())?;
         let table = Table::attach(call.incoming.handle(0)?)?;
         let socket = call.incoming.handle(1)?;
+        last_words::adopt(call.incoming.handle(2)?)?;
         if let Some((entry, arguments)) = start.initializer.take() {
             let handles = (0..start.handles)
-                .map(|index| call.incoming.handle(index as u32 + 2))
+                .map(|index| call.incoming.handle(index as u32 + 3))
                 .collect::<Result<_>>()?;
             initialize(&socket, entry, arguments, handles)?;
         }

@@ -13,7 +13,7 @@ use super::current::Identity;
 use super::handle::{self, Child, Detached, Process, collect_detached};
 use super::start_method::{StartMethod, start_method};
 use super::target::{self, Target};
-use super::{fork, forkserver, spawn};
+use super::{fork, forkserver, scarcity, spawn};
 use crate::codec::attachments::Outgoing;
 use crate::codec::serde::encode;
 use crate::error::{Error, Result};
@@ -125,6 +125,7 @@ impl ProcessBuilder {
         mut outgoing: Outgoing,
     ) -> Result<(Arc<Child>, OwnedFd)> {
         collect_detached();
+        scarcity::look(false);
         let method = self.start_method.unwrap_or_else(start_method);
         let identity = Identity::of_child(self.name, method, self.daemon);
         let name = identity.name.clone();

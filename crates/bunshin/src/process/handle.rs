@@ -15,6 +15,7 @@ use super::builder::ProcessBuilder;
 use super::exit::ExitStatus;
 use super::lookout::Lookout;
 use super::outcome::{TaskError, WorkerLost};
+use super::scarcity;
 use super::target::Target;
 use crate::codec::outcome::Failure;
 use crate::codec::serde::decode;
@@ -42,6 +43,8 @@ pub(crate) struct Child {
     number: u64,
     /// How it ended, once that has been collected.
     status: Mutex<Option<ExitStatus>>,
+    /// Bytes of memory that it had at its peak; 0 until that has been collected.
+    peak_memory: AtomicU64,
 }
 
 /// The children that somebody has a handle on.
@@ -58,6 +61,7 @@ impl Child {
             generation: thread::generation(),
             number: REGISTERED.fetch_add(1, Ordering::Relaxed),
             status: Mutex::new(None),
+            peak_memory: AtomicU64::new(0),
         });
         let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
         // Only looked at here: upgrading could make this the last owner, whose drop needs
@@ -99,10 +103,11 @@ impl Child {
         }
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if status.is_none() {
-            *status = process::wait(self.pidfd(), false)
-                .map_err(|error| Error::os(self.what("join"), error))?
-                .map(ExitStatus::from);
-            if status.is_some() {
+            let ended = process::wait(self.pidfd(), false)
+                .map_err(|error| Error::os(self.what("join"), error))?;
+            if let Some(ended) = ended {
+                self.peak_memory.store(ended.peak_memory, Ordering::Relaxed);
+                *status = Some(ended.into());
                 heirs::forget(self.started.pid);
             }
         }
@@ -111,6 +116,11 @@ impl Child {
 
     fn known_status(&self) -> Option<ExitStatus> {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of memory that it had at its peak, if it has ended and the system says so.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        Some(self.peak_memory.load(Ordering::Relaxed)).filter(|bytes| *bytes != 0)
     }
 
     /// Whether somebody has collected its exit status.
@@ -655,11 +665,14 @@ impl<R: DeserializeOwned> Process<R> {
     }
 
     fn lost(&self, status: Option<ExitStatus>) -> TaskError {
+        let is_killed = status.is_some_and(|status| status.is_kill());
         TaskError::Lost(WorkerLost {
             name: self.name().to_owned(),
             pid: self.pid(),
-            task: None,
             status,
+            out_of_memory: is_killed && scarcity::blame(1) == 1,
+            peak_memory: self.child.peak_memory(),
+            ..WorkerLost::default()
         })
     }
 }

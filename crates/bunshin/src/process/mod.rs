@@ -7,7 +7,8 @@
 //! - `fork`, `spawn`, `forkserver`: the three start methods; `launcher` is the thread
 //!   that children are started from where the main thread is not the caller.
 //! - `bootstrap`: the child's side.
-//! - `exit`, `outcome`: how a process or a task ended.
+//! - `exit`, `outcome`: how a process or a task ended; `last_words`: what a worker has said before;
+//!   `scarcity`: whether it was killed for lack of memory.
 
 pub(crate) mod bootstrap;
 mod builder;
@@ -16,10 +17,12 @@ mod exit;
 pub(crate) mod fork;
 mod forkserver;
 mod handle;
+pub(crate) mod last_words;
 mod launcher;
 mod lookout;
 pub(crate) mod outcome;
 pub(crate) mod panic;
+pub(crate) mod scarcity;
 mod spawn;
 mod start_method;
 pub(crate) mod target;

@@ -2,9 +2,11 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::exit::ExitStatus;
+use super::last_words;
 use crate::codec::outcome::Failure;
 use crate::error::{Error, ErrorKind};
 
@@ -80,12 +82,15 @@ impl fmt::Display for Panic {
 /// assert_eq!(lost.pid(), pid);
 /// # Ok::<(), bunshin::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerLost {
     pub(crate) name: String,
     pub(crate) pid: u32,
     pub(crate) task: Option<usize>,
     pub(crate) status: Option<ExitStatus>,
+    pub(crate) out_of_memory: bool,
+    pub(crate) peak_memory: Option<u64>,
+    pub(crate) last_words: Arc<str>,
 }
 
 impl WorkerLost {
@@ -154,6 +159,92 @@ impl WorkerLost {
     pub fn status(&self) -> Option<ExitStatus> {
         self.status
     }
+
+    /// Whether the system killed it for lack of memory.
+    ///
+    /// The system only says how many processes it has killed. A process that somebody else has
+    /// killed is taken for one of them if the system has killed another process of the same
+    /// control group since a pool was made or a child was seen to be killed.
+    ///
+    /// # Platform
+    /// The count of this process's control group (`memory.events`, or `memory.oom_control` in
+    /// version 1); where there is none, that of the whole system (`proc_vmstat(5)`).
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> u8 { std::process::abort() }, ())?;
+    /// let Err(bunshin::TaskError::Lost(lost)) = child.result() else {
+    ///     panic!("it was not lost");
+    /// };
+    /// assert!(!lost.out_of_memory());
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
+    #[must_use]
+    pub fn out_of_memory(&self) -> bool {
+        self.out_of_memory
+    }
+
+    /// How many bytes of memory it had at its peak, or one of the children that it had waited for.
+    ///
+    /// Nothing if the system has no record of its end.
+    ///
+    /// # Platform
+    /// What the system counts for the process's number, `ru_maxrss` of `getrusage(2)`: under `spawn`
+    /// that is at least what its parent had when it was started.
+    ///
+    /// # Examples
+    /// ```
+    /// let child = bunshin::Process::start(|| -> u8 { std::process::abort() }, ())?;
+    /// let Err(bunshin::TaskError::Lost(lost)) = child.result() else {
+    ///     panic!("it was not lost");
+    /// };
+    /// assert!(lost.peak_memory().is_some_and(|bytes| bytes > 100_000));
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
+    #[must_use]
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.peak_memory
+    }
+
+    /// What it has said last, if it was a pool's: the panic that has aborted it.
+    ///
+    /// That is a panic in a destructor while another panic unwinds, in a function that may not
+    /// unwind, and each one where panics abort. Panics that were caught are not among it. What
+    /// the program writes to its standard error goes there, and there only; so does what the
+    /// standard library says of a stack that has overflowed. At least the last 32 KiB are kept.
+    ///
+    /// # Examples
+    /// ```
+    /// use bunshin::{Pool, TaskError};
+    ///
+    /// struct Guard;
+    ///
+    /// impl Drop for Guard {
+    ///     fn drop(&mut self) {
+    ///         panic!("the temporary file is gone");
+    ///     }
+    /// }
+    ///
+    /// fn work(number: u32) -> u32 {
+    ///     let _guard = Guard;
+    ///     assert!(number < 10, "too large");
+    ///     number
+    /// }
+    ///
+    /// let pool = Pool::new(1)?;
+    /// match pool.apply(work, (12,)) {
+    ///     Err(TaskError::Lost(lost)) => {
+    ///         assert!(lost.last_words().contains("the temporary file is gone"));
+    ///         assert!(lost.to_string().contains("too large"));
+    ///     }
+    ///     other => panic!("not what was expected: {other:?}"),
+    /// }
+    /// # Ok::<(), bunshin::Error>(())
+    /// ```
+    #[must_use]
+    pub fn last_words(&self) -> &str {
+        &self.last_words
+    }
 }
 
 impl fmt::Display for WorkerLost {
@@ -164,9 +255,19 @@ impl fmt::Display for WorkerLost {
             None => f.write_str(" in an unknown way")?,
         }
         match self.task {
-            Some(task) => write!(f, " while it ran task {task}"),
-            None => f.write_str(" without a result"),
+            Some(task) => write!(f, " while it ran task {task}")?,
+            None => f.write_str(" without a result")?,
         }
+        if let Some(bytes) = self.peak_memory {
+            write!(f, "; its peak memory was {} MiB", bytes.div_ceil(1 << 20))?;
+        }
+        if self.out_of_memory {
+            f.write_str(
+                "; the system was out of memory and killed it: fewer workers, or smaller tasks, \
+                 need less at a time",
+            )?;
+        }
+        f.write_str(&last_words::clause(&self.last_words))
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::last_words;
 use crate::codec::outcome::Failure;
 
 thread_local! {
@@ -25,6 +26,7 @@ pub(crate) fn install_hook() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
         LOCATION.set(info.location().map(ToString::to_string));
+        last_words::panicked(info);
         #[cfg(feature = "tracing")]
         crate::log::panicked(info);
         if !QUIET.get() {
@@ -39,6 +41,7 @@ pub(crate) fn catch<R>(is_quiet: bool, work: impl FnOnce() -> R) -> Result<R, Fa
     let result = catch_unwind(AssertUnwindSafe(work));
     QUIET.set(before);
     result.map_err(|payload| {
+        last_words::caught();
         let message = if let Some(text) = payload.downcast_ref::<&str>() {
             (*text).to_owned()
         } else if let Some(text) = payload.downcast_ref::<String>() {
