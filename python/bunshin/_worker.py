@@ -1,5 +1,7 @@
 """What the workers of a pool run, and what becomes of what they raise."""
 
+import faulthandler
+import functools
 import itertools
 import os
 import pickle
@@ -10,6 +12,8 @@ import types
 from multiprocessing import process, util
 from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError
 
+from . import _native
+
 __all__ = ()
 
 #: What the workers that are copies of this process begin with, by the number of their pool.
@@ -17,6 +21,52 @@ inherited = {}
 
 #: Whether this process is a worker: it may have children, daemon as it is.
 is_worker = False
+
+
+#: The stream whose text is kept in this process, or the one that it is a copy of.
+_kept = None
+
+#: Whether reports of crashes are kept, and go nowhere else.
+_keeps_reports = False
+
+
+def keep_words():
+    """Has the error tell of what this worker says last, if it dies with a task.
+
+    The stream stays what it is, for those who have it already: its `write` does one thing more.
+    """
+    global _kept, _keeps_reports
+    descriptor = _native.words_descriptor()
+    if descriptor is None:
+        return
+    if _keeps_reports or not faulthandler.is_enabled():
+        # Those of the thread that crashed: the others wait, and there may be many.
+        faulthandler.enable(descriptor, all_threads=False)
+        _keeps_reports = True
+    stream = sys.stderr
+    # In a worker of a worker it may be one that is kept already, by now for this one.
+    if stream is None or stream is _kept:
+        return
+    try:
+        write = stream.write
+        stream.write = _keeping(write)
+    except (AttributeError, TypeError):
+        # A stream of somebody's that cannot be changed, or none at all.
+        return
+    _kept = stream
+
+
+def _keeping(write):
+    leave = _native.leave_words
+
+    @functools.wraps(write)
+    def keep_and_write(*args, **kwargs):
+        # First: this process may not live to see the write return.
+        if args:
+            leave(args[0])
+        return write(*args, **kwargs)
+
+    return keep_and_write
 
 
 def begin_forked(number):
@@ -168,34 +218,11 @@ def unsent(result, why):
     return error
 
 
-def oom_kills():
-    """How many processes the system has killed so far because there was no memory."""
-    try:
-        with open("/proc/vmstat") as numbers:
-            for line in numbers:
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
-    except OSError:
-        pass
-    return 0
-
-
-#: In the parent: what [`oom_kills`] gave when it was last asked.
-oom_kills_seen = 0
-
-
-def lost(text, pid, exitcode):
+def lost(*about):
     """The exception for a task whose worker has ended."""
-    global oom_kills_seen
     from .pool import WorkerLost
 
-    out_of_memory = False
-    if exitcode == -signal.SIGKILL:
-        kills = oom_kills()
-        out_of_memory, oom_kills_seen = kills > oom_kills_seen, kills
-        if out_of_memory:
-            text += "; the system was out of memory"
-    return WorkerLost(text, pid, exitcode, out_of_memory)
+    return WorkerLost(*about)
 
 
 def late(text):

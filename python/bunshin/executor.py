@@ -120,7 +120,8 @@ class _Crew:
             self.broken = str(error)
             future.set_exception(BrokenInitializer(self.broken))
         elif isinstance(error, WorkerLost):
-            lost = TaskLost(error.args[0], error.pid, error.exitcode, error.out_of_memory)
+            lost = TaskLost(error.args[0])
+            lost.__dict__.update(error.__dict__)
             future.set_exception(lost)
         else:
             future.set_exception(_unreadable("result", error))

@@ -35,18 +35,32 @@ def __getattr__(name):
 class WorkerLost(ProcessError):
     """The worker of a task ended before the task did.
 
-    `pid` is the worker's, `exitcode` its exit code, or minus the signal that ended it, and
-    `out_of_memory` whether the system killed processes for lack of memory when it was killed.
+    `pid` is the worker's, `exitcode` its exit code, or minus the signal that ended it,
+    `out_of_memory` whether the system killed it for lack of memory, and `peak_memory` how many
+    bytes of memory it had at its peak. `stderr` is the end of what it wrote to `sys.stderr`, and
+    if it crashed, where in the program, unless `faulthandler` was in use already; the message ends
+    with the lines of it that matter.
     """
 
-    def __init__(self, text, pid=None, exitcode=None, out_of_memory=False):
+    def __init__(
+        self,
+        text,
+        pid=None,
+        exitcode=None,
+        out_of_memory=False,
+        peak_memory=None,
+        stderr="",
+    ):
         super().__init__(text)
         self.pid = pid
         self.exitcode = exitcode
         self.out_of_memory = out_of_memory
+        self.peak_memory = peak_memory
+        self.stderr = stderr
 
     def __reduce__(self):
-        return type(self), (self.args[0], self.pid, self.exitcode, self.out_of_memory)
+        # With what was added to it, such as notes.
+        return type(self), (self.args[0],), self.__dict__
 
 
 class BrokenPool(ProcessError):
@@ -117,7 +131,6 @@ class Pool:
         else:
             number, preparation, begin = None, _start.preparation(process), given
         util._flush_std_streams()
-        _worker.oom_kills_seen = _worker.oom_kills()
         own = _start.spawning(self)
         try:
             with own:

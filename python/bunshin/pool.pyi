@@ -17,12 +17,16 @@ class WorkerLost(ProcessError):
     pid: int | None
     exitcode: int | None
     out_of_memory: bool
+    peak_memory: int | None
+    stderr: str
     def __init__(
         self,
         text: str,
         pid: int | None = None,
         exitcode: int | None = None,
         out_of_memory: bool = False,
+        peak_memory: int | None = None,
+        stderr: str = "",
     ) -> None: ...
 
 class BrokenPool(ProcessError): ...

@@ -25,6 +25,7 @@ mod scalar;
 mod sync;
 mod synchronized;
 mod task;
+mod words;
 
 use pyo3::prelude::*;
 
@@ -61,6 +62,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::Task>()?;
     module.add_class::<pool::Results>()?;
+    module.add_function(wrap_pyfunction!(words::leave_words, module)?)?;
+    module.add_function(wrap_pyfunction!(words::words_descriptor, module)?)?;
     module.add_class::<lock::SemLock>()?;
     module.add_class::<sync::Condition>()?;
     lock::add_methods(module.py())?;

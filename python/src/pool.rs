@@ -22,6 +22,7 @@ fn begin(inherited: Option<u64>, preparation: Payload, given: Payload) {
     Python::attach(|py| {
         let begun = (|| -> PyResult<()> {
             let worker = py.import("bunshin._worker")?;
+            worker.call_method0("keep_words")?;
             match inherited {
                 Some(number) => worker.call_method1("begin_forked", (number,))?,
                 None => {
@@ -74,7 +75,15 @@ fn task_exception(py: Python<'_>, error: &TaskError) -> PyErr {
                         .code()
                         .or_else(|| status.signal().map(|signal| -signal))
                 });
-                worker.call_method1("lost", (error.to_string(), lost.pid(), code))?
+                let about = (
+                    error.to_string(),
+                    lost.pid(),
+                    code,
+                    lost.out_of_memory(),
+                    lost.peak_memory(),
+                    lost.last_words(),
+                );
+                worker.call_method1("lost", about)?
             }
             TaskError::TimedOut { .. } => worker.call_method1("late", (error.to_string(),))?,
             TaskError::Cancelled => worker.call_method1("cancelled", (error.to_string(),))?,
