@@ -7,6 +7,7 @@ What is not there yet in Rust is the interpreter's own, under the same names.
 `python -m bunshin program.py` runs a program with `multiprocessing` replaced.
 """
 
+import importlib as _importlib
 import os as _os
 import sys as _sys
 from multiprocessing import util as _util
@@ -17,18 +18,25 @@ __all__ = [name for name in dir(context._default_context) if not name.startswith
 globals().update((name, getattr(context._default_context, name)) for name in __all__)
 
 from .context import AbandonedLock, LostItems  # noqa: E402
-from .pool import BrokenPool, Cancelled, WorkerLost  # noqa: E402
 
 __all__ += ["AbandonedLock", "BrokenPool", "Cancelled", "LostItems", "WorkerLost"]
 
 
-def __getattr__(name):
-    # It takes some time to import, and few programs want it.
-    if name == "ProcessPoolExecutor":
-        from .executor import ProcessPoolExecutor
+# What takes some time to import, and memory in each child, and where it is found.
+_late = {
+    "BrokenPool": "pool",
+    "Cancelled": "pool",
+    "ProcessPoolExecutor": "executor",
+    "WorkerLost": "pool",
+    "pool": None,
+}
 
-        return ProcessPoolExecutor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name):
+    if name not in _late:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _importlib.import_module(f"{__name__}.{_late[name] or name}")
+    return getattr(module, name) if _late[name] else module
 
 
 # How children tell whether the main module is to be imported again.

@@ -2,10 +2,10 @@
 
 import atexit
 import contextlib
-import json
 import os
+import pickle
 import sys
-from multiprocessing import forkserver, process, spawn, util
+from multiprocessing import process, spawn, util
 from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
 from . import _native
@@ -23,8 +23,9 @@ def command():
     """The words that start an interpreter as a child."""
     main = getattr(sys.modules["__main__"], "__file__", None)
     # What `set_forkserver_preload` was given; it counts when the server is started.
-    modules = forkserver._forkserver._preload_modules
-    given = json.dumps([main and os.path.abspath(main), sys.path, modules])
+    forkserver = sys.modules.get("multiprocessing.forkserver")
+    modules = forkserver._forkserver._preload_modules if forkserver else ["__main__"]
+    given = pickle.dumps((main and os.path.abspath(main), sys.path, modules)).hex()
     executable = os.fsdecode(spawn.get_executable())
     if is_frozen():
         return [executable, FROZEN, given]
@@ -49,7 +50,7 @@ def freeze_support():
 
 def main():
     """Is a child, or the server that makes them."""
-    main, path, modules = json.loads(sys.argv.pop())
+    main, path, modules = pickle.loads(bytes.fromhex(sys.argv.pop()))
     global _is_server
     if os.environ["BUNSHIN_START"].startswith("server:"):
         _is_server = True
@@ -86,13 +87,9 @@ def _preload(main, path, modules):
     import typing  # noqa: F401
     from multiprocessing import managers, synchronize  # noqa: F401
 
-    import bunshin.connection  # noqa: F401
+    from . import _replace, _worker, connection  # noqa: F401
 
-    from ._replace import VARIABLE
-
-    if VARIABLE in os.environ:
-        from . import _replace
-
+    if _replace.VARIABLE in os.environ:
         # Before the main module binds the name to something.
         _replace.install()
     own_path = sys.path[:]
@@ -113,10 +110,12 @@ def _preload(main, path, modules):
 
 def preparation(process_obj):
     """What a child takes over from this process before it unpickles anything else."""
-    from . import context, resource_tracker
+    from . import context
     from ._replace import VARIABLE
 
-    tracker = resource_tracker._resource_tracker._fd
+    # Without that module there is no such process either.
+    resources = sys.modules.get("multiprocessing.resource_tracker")
+    tracker = resources and resources._resource_tracker._fd
     data = spawn.get_preparation_data(process_obj._name)
     if os.path.basename(data.get("init_main_from_path") or "") == "<stdin>":
         # It cannot be read twice.

@@ -7,10 +7,8 @@ import os
 import pickle
 import signal
 import sys
-import traceback
 import types
 from multiprocessing import process, util
-from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError
 
 from . import _native
 
@@ -126,6 +124,8 @@ def end():
 
 def describe(error):
     """The error as text, with where it was raised."""
+    import traceback
+
     return "".join(traceback.format_exception(error)).rstrip()
 
 
@@ -176,6 +176,9 @@ def _flush(stream):
 
 def failed(error, by_value=True):
     """What a task that raised gives instead of a result."""
+    # Not before it is needed: it would take memory in each worker.
+    from multiprocessing.pool import ExceptionWithTraceback, MaybeEncodingError
+
     carried = ExceptionWithTraceback(error, error.__traceback__)
     try:
         # Some exceptions can be pickled and not unpickled, which the parent must not find out.
@@ -208,6 +211,8 @@ def unread(error):
 
 def unsent(result, why):
     """What a task gives whose result cannot be sent."""
+    from multiprocessing.pool import MaybeEncodingError
+
     error = MaybeEncodingError(why, result)
     try:
         pickle.loads(pickle.dumps(why))
