@@ -194,19 +194,28 @@ pub fn forget_name(name: &str) -> Result<()> {
 /// # Errors
 /// `Os` with `ENOENT` if there is no such name.
 pub fn unlink_name(name: &str) -> Result<()> {
-    let identity = identity(name)?;
+    check(name)?;
+    // Known before the name is gone: another thread may then give it to a memory of its own.
+    let known = tracker::known(name);
     SharedMemory::unlink_name(name)?;
-    tracker::forget_removed(name, identity);
+    if let Some(identity) = known {
+        tracker::forget_removed(name, identity);
+    }
     Ok(())
 }
 
-fn identity(name: &str) -> Result<Identity> {
+fn check(name: &str) -> Result<()> {
     if name.is_empty() || name.contains(['/', '\0']) {
         return Err(Error::new(
             ErrorKind::InvalidInput,
             format!("a shared memory cannot be called {name:?}"),
         ));
     }
+    Ok(())
+}
+
+fn identity(name: &str) -> Result<Identity> {
+    check(name)?;
     Identity::of_name(name)
         .map_err(|error| Error::os(format!("find the shared memory {name:?}"), error))
 }

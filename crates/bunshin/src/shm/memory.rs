@@ -123,21 +123,12 @@ fn checked(name: &str) -> Result<&str> {
     })
 }
 
-/// The length of a page; on some systems they are longer.
-const PAGE: usize = 4096;
-/// From this length on, pages are cleared when they are touched, of which not all may be.
-const LAZY_FROM: usize = 1 << 20;
-
 fn mapped(fd: BorrowedFd<'_>, len: u64) -> Result<Mapping> {
     let what = || format!("map {len} bytes of shared memory");
     let size = usize::try_from(len).map_err(|_| Error::new(ErrorKind::OutOfMemory, what()))?;
-    // For a single page, whoever touches it does what the system would have to do here.
-    let map = if (PAGE + 1..LAZY_FROM).contains(&size) {
-        Mapping::new(fd, 0, size)
-    } else {
-        Mapping::lazily(fd, 0, size)
-    };
-    map.map_err(|error| Error::os(what(), error))
+    // The pages are there, and are cleared and entered when they are touched: to have the system do
+    // that for all of them here takes longer than the faults of whoever touches all of them.
+    Mapping::lazily(fd, 0, size).map_err(|error| Error::os(what(), error))
 }
 
 impl SharedMemory {

@@ -166,6 +166,17 @@ pub(crate) fn forget_removed(name: &str, identity: Identity) {
     });
 }
 
+/// The file that is watched by this name.
+pub(crate) fn known(name: &str) -> Option<Identity> {
+    with(|tracker| {
+        // The last one: an earlier one has lost its name to it.
+        let mut entries = tracker.names.iter().rev();
+        entries
+            .find(|entry| entry.name == name)
+            .map(|entry| entry.identity)
+    })
+}
+
 /// Lets the names that this process has made so far stay while `heir` lives, a process above
 /// this one. Says whether there are any.
 pub(crate) fn bequeath(heir: u32) -> Result<bool> {
