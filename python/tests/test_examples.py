@@ -57,17 +57,19 @@ def programs():
     """The programs that the two READMEs show."""
     for folder in EXAMPLES.parent, EXAMPLES.parent.parent:
         text = (folder / "README.md").read_text(encoding="utf-8")
-        for number, program in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)):
+        # What a program prints stands in its comments, or in a block after it.
+        blocks = r"^```python\n(.*?)^```(?:\n\n```text\n(.*?)^```)?"
+        for number, (program, block) in enumerate(re.findall(blocks, text, re.M | re.S)):
             if "__main__" in program:
-                yield pytest.param(program, id=f"{folder.name}-{number}")
+                expected = block.splitlines() or re.findall(r"^ +print\(.*\)  # (.*)$", program, re.M)
+                yield pytest.param(program, expected, id=f"{folder.name}-{number}")
 
 
-@pytest.mark.parametrize("program", list(programs()))
-def test_readme(program, tmp_path):
+@pytest.mark.parametrize(("program", "expected"), list(programs()))
+def test_readme(program, expected, tmp_path):
     file = tmp_path / "program.py"
     file.write_text(program, encoding="utf-8")
     ended = run(file)
-    expected = re.findall(r"^ +print\(.*\)  # (.*)$", program, re.M)
     assert expected and ended.stdout.splitlines() == expected, ended.stderr
 
 
