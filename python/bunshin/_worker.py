@@ -46,8 +46,8 @@ def keep_words():
     if stream is None or stream is _kept:
         return
     try:
-        write = stream.write
-        stream.write = _keeping(write)
+        # Of this very object: some set what they are told to set on another that they write to.
+        object.__setattr__(stream, "write", _keeping(stream.write))
     except (AttributeError, TypeError):
         # A stream of somebody's that cannot be changed, or none at all.
         return
@@ -57,7 +57,7 @@ def keep_words():
 def _keeping(write):
     leave = _native.leave_words
 
-    @functools.wraps(write)
+    @functools.wraps(write, updated=())
     def keep_and_write(*args, **kwargs):
         # First: this process may not live to see the write return.
         if args:

@@ -315,18 +315,36 @@ class Fixed:
         pass
 
 
+class Forwarding:
+    """A stream that is another one, but for what it writes."""
+
+    def __init__(self, stream):
+        object.__setattr__(self, "stream", stream)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.stream, name, value)
+
+    def write(self, text):
+        return self.stream.write(text.upper())
+
+
 class Refusing(io.StringIO):
     def write(self, text):
         raise OSError("no")
 
 
-@pytest.mark.parametrize("stream", [None, Fixed(), Refusing(), io.StringIO(), object()])
+@pytest.mark.parametrize(
+    "stream", [None, Fixed(), Refusing(), io.StringIO(), Forwarding(io.StringIO()), object()]
+)
 def test_streams_that_a_copy_begins_with(monkeypatch, no_handler, stream):
     # Only a forked worker has them.
     monkeypatch.setattr(sys, "stderr", stream)
     error = lost(mp.get_context("fork"), crash_in_c)
     assert " in crash_in_c\n" in error.stderr
-    if isinstance(stream, io.StringIO):
+    if isinstance(stream, (io.StringIO, Forwarding)):
         assert lost(mp.get_context("fork"), say_or_die).stderr == "said"
         # The parent's is as it was.
         assert stream.getvalue() == "" and "write" not in vars(stream)

@@ -100,6 +100,25 @@ fn a_panic_of_a_thread_that_the_task_has_started_is_among_them() {
 }
 
 #[test]
+fn a_limit_on_the_size_of_files_makes_no_panic_fatal() {
+    fn refuse_with_limit() {
+        let limit = rustix::process::Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        let resource = rustix::process::Resource::Fsize;
+        rustix::process::setrlimit(resource, limit).expect("less is allowed");
+        panic!("as ever");
+    }
+    support::each_method(
+        |method| match pool(method, 1).apply(refuse_with_limit, ()) {
+            Err(TaskError::Panicked(panic)) => assert_eq!(panic.message(), "as ever"),
+            other => panic!("{other:?}"),
+        },
+    );
+}
+
+#[test]
 fn peak_memory_is_that_of_the_worker_that_was_lost() {
     const LARGE: usize = 96 << 20;
     fn fill(bytes: usize) {

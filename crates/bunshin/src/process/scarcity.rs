@@ -30,18 +30,24 @@ static LOOKED: Mutex<Option<Looked>> = Mutex::new(None);
 
 /// To be called before a child is started. Costs nothing but the first time, or if `anew`.
 pub(crate) fn look(anew: bool) {
-    let mut looked = LOOKED.lock().unwrap_or_else(PoisonError::into_inner);
     let generation = thread::generation();
+    let has_looked = |looked: &Option<Looked>| {
+        looked.is_some_and(|looked: Looked| looked.generation == generation)
+    };
+    if !anew && has_looked(&LOOKED.lock().unwrap_or_else(PoisonError::into_inner)) {
+        return;
+    }
+    // Not under the lock, which a fork could copy meanwhile.
+    let kills = oom::kills();
+    let mut looked = LOOKED.lock().unwrap_or_else(PoisonError::into_inner);
     match &mut *looked {
         Some(looked) if looked.generation == generation => {
-            if anew {
-                looked.blame(oom::kills(), Instant::now(), 0);
-            }
+            looked.blame(kills, Instant::now(), 0);
         }
         _ => {
             *looked = Some(Looked {
                 generation,
-                kills: oom::kills(),
+                kills,
                 left: 0,
                 until: Instant::now(),
             });
@@ -52,10 +58,11 @@ pub(crate) fn look(anew: bool) {
 /// So many children were killed by a signal that nobody has told us of: how many of them were
 /// killed for lack of memory.
 pub(crate) fn blame(killed: usize) -> usize {
+    let kills = oom::kills();
     let mut looked = LOOKED.lock().unwrap_or_else(PoisonError::into_inner);
     match &mut *looked {
         Some(looked) if looked.generation == thread::generation() => {
-            looked.blame(oom::kills(), Instant::now(), killed)
+            looked.blame(kills, Instant::now(), killed)
         }
         _ => 0,
     }
@@ -73,7 +80,8 @@ impl Looked {
                 self.until = now + DYING;
             }
         }
-        self.kills = kills;
+        // Another thread may have looked later and been here before.
+        self.kills = kills.map(|kills| kills.max(self.kills.unwrap_or(0)));
         let blamed = self.left.min(killed as u64);
         self.left -= blamed;
         blamed as usize
@@ -112,6 +120,9 @@ mod tests {
         assert_eq!(looked.blame(Some(1), now, 1), 1);
         assert_eq!(looked.blame(Some(1), now, 1), 0);
         assert_eq!(looked.blame(Some(3), now, 5), 2);
+        // Told late of what was counted already.
+        assert_eq!(looked.blame(Some(1), now, 1), 0);
+        assert_eq!(looked.blame(Some(3), now, 1), 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, OFlags};
+use rustix::process::Resource;
 
 use super::memory;
 
@@ -95,6 +96,11 @@ pub(crate) struct Written {
 pub(crate) fn append(bytes: &[u8]) -> Option<Written> {
     let (file, from) = own()?;
     let bytes = &bytes[bytes.len().saturating_sub(KEPT)..];
+    // Beyond a limit on the size of files a write would be a signal that ends this process.
+    let limit = rustix::process::getrlimit(Resource::Fsize).current;
+    if limit.is_some_and(|limit| from.saturating_add(bytes.len() as u64) > limit) {
+        return None;
+    }
     let count = loop {
         match rustix::io::write(file, bytes) {
             Err(rustix::io::Errno::INTR) => {}
