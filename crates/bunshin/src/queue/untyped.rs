@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::ahead::Ahead;
 use super::outside::{Call, Ends};
 use super::raw::ItemBytes;
 use crate::codec::attachments::{Incoming, Outgoing};
@@ -71,6 +72,8 @@ pub(crate) struct Untyped {
     spin: AtomicU64,
     /// Whether giving way pays.
     awake: Awake,
+    /// Whether letting the producers get ahead does.
+    ahead: Ahead,
 }
 
 /// A queue on its trip; the numbers are indices of handles.
@@ -105,6 +108,7 @@ impl Untyped {
             told: AtomicU64::new(0),
             spin: AtomicU64::new(SPIN_MAX / 2),
             awake: Awake::new(),
+            ahead: Ahead::default(),
         }
     }
 
@@ -325,6 +329,9 @@ impl Untyped {
                     if is_done() {
                         let more = (spin * 2).min(SPIN_MAX);
                         self.spin.store(more, Ordering::Relaxed);
+                        if side == Side::Consumer {
+                            self.ahead.wait(|| self.memory.len());
+                        }
                         return;
                     }
                     std::hint::spin_loop();
