@@ -10,15 +10,12 @@ import sys
 import types
 from multiprocessing import process, util
 
-from . import _native
+from . import _native, context
 
 __all__ = ()
 
 #: What the workers that are copies of this process begin with, by the number of their pool.
 inherited = {}
-
-#: Whether this process is a worker: it may have children, daemon as it is.
-is_worker = False
 
 
 #: The stream whose text is kept in this process, or the one that it is a copy of.
@@ -87,8 +84,7 @@ def begin(given):
 
 
 def _become(name, parent):
-    global is_worker
-    is_worker = True
+    context.is_worker = True
     config = dict(parent._config, daemon=True)
     own = process.BaseProcess(name=f"{name}-{os.getpid()}")
     own._config = config

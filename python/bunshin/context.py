@@ -14,7 +14,7 @@ from multiprocessing.context import (  # noqa: F401
     set_spawning_popen,
 )
 
-from . import _native, reduction
+from . import _fork, _native, reduction
 
 __all__ = ()
 
@@ -49,6 +49,10 @@ def assert_sharing(obj):
             "A SemLock created in a fork context is being shared with a process that is started "
             "otherwise; make the object with the context of that process"
         )
+
+
+#: Whether this process is a worker: it may have children, daemon as it is.
+is_worker = False
 
 
 class _Popen:
@@ -126,10 +130,8 @@ class _InChild:
     """What a child does first, and what a pool's worker may do."""
 
     def start(self):
-        from . import _worker
-
         config = process.current_process()._config
-        if not (_worker.is_worker and config.get("daemon")):
+        if not (is_worker and config.get("daemon")):
             return super().start()
         # It is ended with its parent, and its children with it.
         config["daemon"] = False
@@ -160,6 +162,10 @@ class Process(_InChild, _own.Process):
 
 class ForkProcess(_InChild, _own.ForkProcess):
     """A process that is a copy of its parent."""
+
+    @staticmethod
+    def _Popen(process_obj):
+        return _fork.Popen(process_obj)
 
 
 class SpawnProcess(_InChild, _own.SpawnProcess):
@@ -353,7 +359,7 @@ _default_context = DefaultContext(_concrete.get(_given, _concrete["spawn"]))
 def _force_start_method(method):
     """Gives this process that start method, whatever it had."""
     _default_context._actual_context = _concrete[method]
-    _own._default_context.set_start_method(method, force=True)
+    _own._force_start_method(method)
 
 
 def __getattr__(name):

@@ -1,0 +1,70 @@
+"""Children that are copies of this process.
+
+What their start costs is memory: after a fork each page that either process writes to is copied,
+and to use an object is to write to it. So the parent has one descriptor of a child, and the child
+imports nothing.
+"""
+
+import atexit
+import os
+import signal
+import sys
+from multiprocessing import popen_fork, util
+
+__all__ = ()
+
+#: Whether it is left to the handlers registered in a child to end what is its own.
+_LEAVES_END_TO_HANDLERS = sys.version_info >= (3, 13)
+
+
+class Popen(popen_fork.Popen):
+    """A child, as its parent has it; the sentinel is a handle on the process itself."""
+
+    sentinel = None
+
+    def _launch(self, process_obj):
+        self._owner = process_obj._parent_pid
+        self.pid = pid = os.fork()
+        if pid == 0:
+            _be(process_obj)
+        try:
+            self.sentinel = _watch(pid)
+        except OSError:
+            # Nobody is going to have it.
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+
+    def __del__(self, getpid=os.getpid, close=os.close):
+        # In a copy of this process the number may be somebody else's.
+        if self.sentinel is not None and getpid() == self._owner:
+            close(self.sentinel)
+
+    def close(self):
+        self.__del__()
+        self.sentinel = None
+
+
+def _watch(pid):
+    """A descriptor that is readable once that process has ended."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        # A parent that is gone, or a child that nobody has to collect (`SIG_IGN` for `SIGCHLD`).
+        sentinel, writer = os.pipe()
+        os.close(writer)
+        return sentinel
+
+
+def _be(process_obj):
+    """Is a child, from the fork to its end."""
+    code = 1
+    try:
+        if _LEAVES_END_TO_HANDLERS:
+            atexit._clear()
+            atexit.register(util._exit_function)
+        code = process_obj._bootstrap(parent_sentinel=_watch(process_obj._parent_pid))
+    finally:
+        if _LEAVES_END_TO_HANDLERS:
+            atexit._run_exitfuncs()
+        os._exit(code)
