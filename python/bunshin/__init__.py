@@ -12,7 +12,7 @@ import os as _os
 import sys as _sys
 from multiprocessing import util as _util
 
-from . import _native, context, process, reduction  # noqa: F401
+from . import _fork, _native, context, process, reduction  # noqa: F401
 
 __all__ = [name for name in dir(context._default_context) if not name.startswith("_")]
 globals().update((name, getattr(context._default_context, name)) for name in __all__)
@@ -48,6 +48,9 @@ if "__main__" in _sys.modules:
 
 # A copy of this process goes on with all ends of pipes, as its parent does.
 def _close_at_exit(_module=None):
+    if _module is not None and _fork.forked == _os.getpid():
+        # It does so itself.
+        return
     _util.Finalize(None, _native.before_exit, exitpriority=-1000)
 
 

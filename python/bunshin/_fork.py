@@ -6,15 +6,22 @@ imports nothing.
 """
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
 from multiprocessing import popen_fork, util
 
+from . import _native
+
 __all__ = ()
 
 #: Whether it is left to the handlers registered in a child to end what is its own.
 _LEAVES_END_TO_HANDLERS = sys.version_info >= (3, 13)
+
+#: The process that was started here last, of this one and those above it: it closes what it has of
+#: pipes before it ends.
+forked = None
 
 
 class Popen(popen_fork.Popen):
@@ -32,7 +39,8 @@ class Popen(popen_fork.Popen):
         except OSError:
             # Nobody is going to have it.
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
             raise
 
     def __del__(self, getpid=os.getpid, close=os.close):
@@ -58,6 +66,8 @@ def _watch(pid):
 
 def _be(process_obj):
     """Is a child, from the fork to its end."""
+    global forked
+    forked = os.getpid()
     code = 1
     try:
         if _LEAVES_END_TO_HANDLERS:
@@ -65,6 +75,9 @@ def _be(process_obj):
             atexit.register(util._exit_function)
         code = process_obj._bootstrap(parent_sentinel=_watch(process_obj._parent_pid))
     finally:
-        if _LEAVES_END_TO_HANDLERS:
-            atexit._run_exitfuncs()
-        os._exit(code)
+        try:
+            if _LEAVES_END_TO_HANDLERS:
+                atexit._run_exitfuncs()
+            _native.before_exit()
+        finally:
+            os._exit(code)
