@@ -90,6 +90,61 @@ pub(crate) fn bytes<'py>(py: Python<'py>, from: &[u8]) -> PyResult<Bound<'py, Py
     Ok(made)
 }
 
+/// A bytes object of `len` bytes, or a bytearray, that `next` gives piece by piece; it is called with
+/// the interpreter detached.
+pub(crate) fn gathered(
+    py: Python<'_>,
+    len: u64,
+    is_array: bool,
+    mut next: impl FnMut() -> PyResult<Buffer<u8>> + Send,
+) -> PyResult<Py<PyAny>> {
+    let size = isize::try_from(len).map_err(|_| PyMemoryError::new_err(()))?;
+    let made = if is_array {
+        // SAFETY: attached to the interpreter; without bytes to copy, it leaves room for so many.
+        unsafe { ffi::PyByteArray_FromStringAndSize(ptr::null(), size) }
+    } else {
+        // SAFETY: as above.
+        unsafe { ffi::PyBytes_FromStringAndSize(ptr::null(), size) }
+    };
+    // SAFETY: it is a new reference, or null with an error set.
+    let made = unsafe { Bound::from_owned_ptr_or_err(py, made) }?;
+    let to = if is_array {
+        // SAFETY: it is a bytearray.
+        unsafe { ffi::PyByteArray_AsString(made.as_ptr()) }
+    } else {
+        // SAFETY: it is a bytes object.
+        unsafe { ffi::PyBytes_AsString(made.as_ptr()) }
+    };
+    // SAFETY: so long it is, and nobody else has a reference to it so far.
+    let to = unsafe {
+        std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), size.unsigned_abs())
+    };
+    py.detach(move || {
+        front::about_to_fill(to);
+        let mut rest = to;
+        while !rest.is_empty() {
+            let piece = next()?;
+            let Some((into, after)) = rest.split_at_mut_checked(piece.len()) else {
+                return Err(PyValueError::new_err(
+                    "a message is longer than it was said to be",
+                ));
+            };
+            if piece.is_empty() {
+                return Err(PyValueError::new_err(
+                    "a message is shorter than it was said to be",
+                ));
+            }
+            // SAFETY: both are so long; the one is new memory, which the other is not in.
+            unsafe {
+                ptr::copy_nonoverlapping(piece.as_ptr(), into.as_mut_ptr().cast(), into.len())
+            };
+            rest = after;
+        }
+        Ok(())
+    })?;
+    Ok(made.unbind())
+}
+
 /// Memory that came beside a message, as a writable buffer.
 #[pyclass(module = "bunshin._native", frozen)]
 pub(crate) struct SharedBuffer {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::buffer::{self, Borrowed};
 use crate::error::{exception, sending};
 use crate::payload::{self, Object, Payload};
-use crate::plain;
+use crate::{pieces, plain};
 
 /// Messages up to this size are sent without letting other threads run, if there is room.
 const SMALL_UP_TO: usize = 16 << 10;
@@ -38,7 +38,7 @@ impl Link {
         }
     }
 
-    fn sender(&self) -> PyResult<&Sender<Payload>> {
+    pub(crate) fn sender(&self) -> PyResult<&Sender<Payload>> {
         match self {
             Self::Both(connection) => Ok(connection.sender()),
             Self::Sender(sender) => Ok(sender),
@@ -193,6 +193,9 @@ impl Connection {
         let link = self.link()?;
         if send_small(link.sender()?, obj, &[], true)? {
             return Ok(());
+        }
+        if let Some(kind) = pieces::kind(obj) {
+            return pieces::send(&link, obj, kind);
         }
         self.send_payload(obj.py(), payload::pickle_large(obj)?)
     }

@@ -16,6 +16,7 @@ mod manager;
 mod named;
 mod number;
 mod payload;
+mod pieces;
 mod plain;
 mod pool;
 mod process;

@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::buffer::{self, Borrowed, SharedBuffer};
 use crate::connection::{Connection, Link};
 use crate::error::exception;
-use crate::{main_module, plain};
+use crate::{main_module, pieces, plain};
 
 /// Pickles up to this size are copied into a bytes object rather than lent.
 const COPIED_UP_TO: usize = 4 << 10;
@@ -397,6 +397,15 @@ pub(crate) fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 }
 
 impl Payload {
+    /// One to be sent that is bytes, with objects beside them.
+    pub(crate) fn leaving(bytes: Vec<u8>, objects: Vec<Object>) -> Self {
+        Self::Leaving {
+            pickle: Pickled::Own(bytes),
+            buffers: Vec::new(),
+            objects,
+        }
+    }
+
     /// How long its pickle is.
     pub(crate) fn len(&self) -> usize {
         match self {
@@ -451,6 +460,11 @@ impl Payload {
         if *pickle == *BYTES {
             if let [bytes] = &*buffers {
                 return Ok(buffer::bytes(py, bytes)?.into_any().unbind());
+            }
+        }
+        if let Some((kind, len)) = pieces::announced(&pickle) {
+            if let [Object::Connection(link)] = &*objects {
+                return pieces::receive(py, link, kind, len);
             }
         }
         let loads = loads(py)?;
