@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bunshin::{Buffer, SharedMemory, front};
 use pyo3::buffer::PyBuffer;
@@ -90,6 +91,64 @@ pub(crate) fn bytes<'py>(py: Python<'py>, from: &[u8]) -> PyResult<Bound<'py, Py
     Ok(made)
 }
 
+/// How new memory comes: in large pages, or page by page.
+///
+/// Large pages take a fraction of the time, but not everywhere: under a hypervisor that takes back
+/// memory which is free in such pages, and gives it again bit by bit, they take several times as long. So
+/// they are asked for stretch by stretch, up to one that has taken longer than small ones.
+struct Pages {
+    /// Bytes that are filled of this stretch, and how long they have taken.
+    filled: usize,
+    took: Duration,
+    is_large: bool,
+    /// How long a MiB takes in small pages, in which the second stretch is filled.
+    small: Option<Duration>,
+}
+
+/// The bytes of a stretch.
+const STRETCH: usize = 32 << 20;
+
+impl Pages {
+    fn begin(memory: &mut [MaybeUninit<u8>]) -> Self {
+        ask_for_large(memory);
+        Self {
+            filled: 0,
+            took: Duration::ZERO,
+            is_large: true,
+            small: None,
+        }
+    }
+
+    /// Notes how long some bytes have taken; `after` are those that follow.
+    fn filled(&mut self, len: usize, took: Duration, after: &mut [MaybeUninit<u8>]) {
+        self.filled += len;
+        self.took += took;
+        if self.filled < STRETCH {
+            return;
+        }
+        // Per MiB: a stretch is as long as the pieces make it.
+        let took = self.took / u32::try_from(self.filled >> 20).unwrap_or(u32::MAX).max(1);
+        match self.small {
+            _ if self.is_large => self.is_large = self.small.is_some_and(|small| took <= small),
+            None => {
+                self.small = Some(took);
+                self.is_large = true;
+            }
+            Some(_) => {}
+        }
+        if self.is_large {
+            ask_for_large(after);
+        }
+        self.filled = 0;
+        self.took = Duration::ZERO;
+    }
+}
+
+fn ask_for_large(memory: &mut [MaybeUninit<u8>]) {
+    let len = memory.len().min(STRETCH);
+    front::about_to_fill(&mut memory[..len]);
+}
+
 /// A bytes object of `len` bytes, or a bytearray, that `next` gives piece by piece; it is called with
 /// the interpreter detached.
 pub(crate) fn gathered(
@@ -120,8 +179,8 @@ pub(crate) fn gathered(
         std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), size.unsigned_abs())
     };
     py.detach(move || {
-        front::about_to_fill(to);
         let mut rest = to;
+        let mut pages = Pages::begin(rest);
         while !rest.is_empty() {
             let piece = next()?;
             let Some((into, after)) = rest.split_at_mut_checked(piece.len()) else {
@@ -134,10 +193,12 @@ pub(crate) fn gathered(
                     "a message is shorter than it was said to be",
                 ));
             }
+            let start = Instant::now();
             // SAFETY: both are so long; the one is new memory, which the other is not in.
             unsafe {
                 ptr::copy_nonoverlapping(piece.as_ptr(), into.as_mut_ptr().cast(), into.len())
             };
+            pages.filled(into.len(), start.elapsed(), after);
             rest = after;
         }
         Ok(())
