@@ -92,7 +92,7 @@ def pipe_numpy(mp):
     return _one_way(mp, numpy.ones(LARGE // 8), 2)
 
 
-@row("pipe-2.5GiB-bytes", 10, gib=18)
+@row("pipe-2.5GiB-bytes", 10, gib=18, rounds=2)
 def pipe_huge(mp):
     here, end = _child(mp, swallow)
 

@@ -1,101 +1,106 @@
-"""Values, arrays and named memory beside those of plain `multiprocessing`, interleaved in one run.
+"""Values, arrays and named memory. `python shared.py` measures these rows alone.
 
-    python benchmarks/shared.py [rounds]
-
-Each row is one statement, in a loop of its own; the figures are the least of all rounds, in
-nanoseconds for one statement, and the ratio says how many times faster this package is.
+Each row is one statement, in a loop of its own.
 """
 
 import array
-import multiprocessing
-import multiprocessing.shared_memory
+import importlib
 import sys
+import time
 import timeit
 
-import bunshin
-import bunshin.shared_memory
+from compare import row, timed
 
 LENGTH = 1000
 
-#: What is measured, and how often in a round.
+#: What is measured, the goal, and how often at once.
 ROWS = (
-    ("value: read", "value.value", 20_000),
-    ("value: write", "value.value = 7", 20_000),
-    ("value: += 1", "value.value += 1", 20_000),
-    ("value: with get_lock", "with value.get_lock(): pass", 20_000),
-    ("value: with get_lock, += 1", "with value.get_lock(): value.value += 1", 20_000),
-    ("array: read one", "ints[5]", 20_000),
-    ("array: write one", "ints[5] = 7", 20_000),
-    ("array: += 1 on one", "ints[5] += 1", 20_000),
-    ("array: go through 1,000", "for _ in ints: pass", 50),
-    ("array: read 1,000 ints", "ints[:]", 500),
-    ("array: read 1,000 zeros", "zeros[:]", 500),
-    ("array: read 1,000 doubles", "doubles[:]", 500),
-    ("array: write 1,000 ints", "ints[:] = numbers", 500),
-    ("array: write 1,000 doubles", "doubles[:] = reals", 500),
-    ("array: write 1,000 from array.array", "ints[:] = packed", 500),
-    ("text: read value", "text.value", 10_000),
-    ("make Value", "m.Value('i', 1)", 500),
-    ("make RawValue", "m.RawValue('i', 1)", 2_000),
-    ("make Array of 1,000", "m.Array('d', 1000)", 500),
-    ("make Array of 8 MiB", "m.Array('d', 1 << 20)", 3),
-    ("SharedMemory: make, close, unlink", "s = shm.SharedMemory(create=True, size=4096); s.close(); s.unlink()", 100),
-    ("SharedMemory: open, close", "shm.SharedMemory(memory.name).close()", 200),
-    ("ShareableList: read one", "items[3]", 5_000),
-    ("ShareableList: write one", "items[3] = 7", 5_000),
+    ("Value, read", "value.value", None, 5_000),
+    ("Value, write", "value.value = 7", None, 5_000),
+    ("Value += 1", "value.value += 1", 3, 5_000),
+    ("Value += 1 with get_lock", "with value.get_lock(): value.value += 1", 3, 5_000),
+    ("Array, read an element", "ints[5]", 3, 5_000),
+    ("Array, write an element", "ints[5] = 7", 3, 5_000),
+    ("Array element += 1", "ints[5] += 1", 3, 5_000),
+    ("Array, go through 1,000", "for _ in ints: pass", None, 10),
+    ("Array, read 1,000 ints", "ints[:]", 5, 50),
+    ("Array, read 1,000 zeros", "zeros[:]", None, 50),
+    ("Array, read 1,000 doubles", "doubles[:]", 5, 50),
+    ("Array, write 1,000 ints", "ints[:] = numbers", 5, 50),
+    ("Array, write 1,000 doubles", "doubles[:] = reals", 5, 50),
+    ("Array, write 1,000 from array.array", "ints[:] = packed", None, 50),
+    ("Array of text, value", "text.value", None, 1_000),
+    ("make a Value", "mp.Value('i', 1)", None, 100),
+    ("make a RawValue", "mp.RawValue('i', 1)", None, 200),
+    ("make an Array of 1,000", "mp.Array('d', 1000)", None, 100),
+    ("make an Array of 8 MiB", "mp.Array('d', 1 << 20)", None, 1),
+    (
+        "SharedMemory of 4 KiB, make, unlink",
+        "s = shm.SharedMemory(create=True, size=4096); s.close(); s.unlink()",
+        None,
+        50,
+    ),
+    (
+        # It is reserved when it is made here, and when it is filled there.
+        "SharedMemory of 64 MiB, make, fill, unlink",
+        "s = shm.SharedMemory(create=True, size=len(block)); s.buf[:] = block; s.close(); s.unlink()",
+        None,
+        1,
+    ),
+    ("SharedMemory, open, close", "shm.SharedMemory(memory.name).close()", None, 100),
+    ("ShareableList, read one", "items[3]", None, 1_000),
+    ("ShareableList, write one", "items[3] = 7", None, 1_000),
 )
 
 
-def names(package, shared_memory):
+def names(mp):
     """What the statements speak of."""
+    package = type(mp).__module__.partition(".")[0]
+    shm = importlib.import_module(f"{package}.shared_memory")
     numbers = list(range(LENGTH, 2 * LENGTH))
     reals = [number + 0.5 for number in numbers]
-    text = package.Array("c", 100)
+    text = mp.Array("c", 100)
     text.value = b"text"
     return {
-        "m": package,
-        "shm": shared_memory,
-        "value": package.Value("i", 5),
-        "ints": package.Array("i", numbers),
-        "doubles": package.Array("d", reals),
-        "zeros": package.Array("i", LENGTH),
+        "mp": mp,
+        "shm": shm,
+        "value": mp.Value("i", 5),
+        "ints": mp.Array("i", numbers),
+        "doubles": mp.Array("d", reals),
+        "zeros": mp.Array("i", LENGTH),
         "text": text,
         "numbers": numbers,
         "reals": reals,
         "packed": array.array("i", numbers),
-        "memory": shared_memory.SharedMemory(create=True, size=4096),
-        "items": shared_memory.ShareableList(["text", b"bytes", 1.5, 42, None, True]),
+        "block": b"x" * (64 << 20),
+        "memory": shm.SharedMemory(create=True, size=4096),
+        "items": shm.ShareableList(["text", b"bytes", 1.5, 42, None, True]),
     }
 
 
-def rows(rounds=15):
-    """Measures all rows: name, nanoseconds for plain `multiprocessing`, nanoseconds for ours."""
-    sides = (
-        names(multiprocessing, multiprocessing.shared_memory),
-        names(bunshin, bunshin.shared_memory),
-    )
-    try:
-        for name, statement, number in ROWS:
-            timers = [timeit.Timer(statement, globals=side) for side in sides]
-            least = [float("inf")] * 2
-            for _ in range(rounds):
-                for at, timer in enumerate(timers):
-                    least[at] = min(least[at], timer.timeit(number) / number * 1e9)
-            yield name, *least
-    finally:
-        for side in sides:
-            side["memory"].close()
-            side["memory"].unlink()
-            side["items"].shm.close()
-            side["items"].shm.unlink()
+def _statement(statement, number):
+    def measure(mp):
+        found = names(mp)
+        timer = timeit.Timer(statement, globals=found)
+
+        def end():
+            for memory in (found["memory"], found["items"].shm):
+                memory.close()
+                memory.unlink()
+
+        return (lambda seconds: timed(lambda: timer.timeit(number), seconds, number)), end
+
+    return measure
 
 
-def main():
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
-    print(f"{'':38}{'multiprocessing':>16}{'bunshin':>12}{'ratio':>8}")
-    for name, theirs, ours in rows(rounds):
-        print(f"{name:38}{theirs:13.0f} ns{ours:9.0f} ns{theirs / ours:8.1f}")
+for _name, _text, _goal, _number in ROWS:
+    row(_name, _goal)(_statement(_text, _number))
 
 
 if __name__ == "__main__":
-    main()
+    import compare
+
+    sys.argv[1:1] = [__file__]
+    start = time.monotonic()
+    compare.main()
+    print(f"\n{time.monotonic() - start:.0f} s")
