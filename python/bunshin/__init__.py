@@ -28,15 +28,19 @@ _late = {
     "Cancelled": "pool",
     "ProcessPoolExecutor": "executor",
     "WorkerLost": "pool",
-    "pool": None,
 }
 
 
 def __getattr__(name):
-    if name not in _late:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _importlib.import_module(f"{__name__}.{_late[name] or name}")
-    return getattr(module, name) if _late[name] else module
+    if name in _late:
+        return getattr(_importlib.import_module(f"{__name__}.{_late[name]}"), name)
+    from ._own import SUBMODULES
+
+    # In `multiprocessing` most of them are there once a queue or a pool was made, and programs
+    # name them without having imported them.
+    if name in SUBMODULES:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 # How children tell whether the main module is to be imported again.

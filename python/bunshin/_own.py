@@ -32,6 +32,7 @@ SUBMODULES = (
     "util",
 )
 
+package = importlib.import_module("multiprocessing")
 modules = {name: importlib.import_module(f"multiprocessing.{name}") for name in SUBMODULES}
 # This is enough for `import bunshin._own.pool`, which pickle does.
 sys.modules.update((f"{__name__}.{name}", module) for name, module in modules.items())

@@ -613,6 +613,21 @@ class SharedMemoryServer(Server):
                 self._remove(name)
 
 
+def _sentinel(parent):
+    """What is readable once the parent has ended.
+
+    A copy's own is the end of a pipe, the other end of which later copies have too.
+    """
+    try:
+        watched = os.pidfd_open(parent.pid)
+    except OSError:
+        return parent.sentinel
+    if os.getppid() == parent.pid:
+        return watched
+    os.close(watched)
+    return parent.sentinel
+
+
 def run(server_type, registry, address, authkey, serializer, writer, initializer, initargs):
     """Is the process of a server."""
     # An interrupt is the manager's process to handle.
@@ -630,7 +645,7 @@ def run(server_type, registry, address, authkey, serializer, writer, initializer
     parent = process.parent_process()
     util.info("manager serving at %r", server.address)
     try:
-        server._serve(parent.sentinel if parent is not None else None)
+        server._serve(_sentinel(parent) if parent is not None else None)
     finally:
         # Threads that wait for clients are not to see the interpreter end.
         util._exit_function()

@@ -209,7 +209,11 @@ def unsent(result, why):
     """What a task gives whose result cannot be sent."""
     from multiprocessing.pool import MaybeEncodingError
 
-    error = MaybeEncodingError(why, result)
+    try:
+        error = MaybeEncodingError(why, result)
+    except Exception:
+        # It cannot be shown either.
+        error = MaybeEncodingError(why, object.__repr__(result))
     try:
         pickle.loads(pickle.dumps(why))
         error.raised = why

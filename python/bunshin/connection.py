@@ -531,7 +531,10 @@ def wait(object_list, timeout=None):
     by_descriptor = collections.defaultdict(list)
     poller = select.poll()
     for item in object_list:
-        descriptor = item if isinstance(item, int) else item.fileno()
+        try:
+            descriptor = item if isinstance(item, int) else item.fileno()
+        except AttributeError:
+            raise ValueError(f"Invalid file object: {item!r}") from None
         if descriptor < 0:
             raise ValueError(f"Invalid file descriptor: {descriptor}")
         by_descriptor[descriptor].append(item)

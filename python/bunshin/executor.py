@@ -123,6 +123,8 @@ class _Crew:
             lost = TaskLost(error.args[0])
             lost.__dict__.update(error.__dict__)
             future.set_exception(lost)
+        elif isinstance(error, MemoryError):
+            future.set_exception(error)
         else:
             future.set_exception(_unreadable("result", error))
 

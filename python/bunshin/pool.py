@@ -4,6 +4,7 @@ A worker that is killed or crashes costs the task it had begun, which raises `Wo
 others are done, and another worker takes its place.
 """
 
+import atexit
 import builtins
 import itertools
 import os
@@ -95,6 +96,13 @@ def pickled(function):
     if isinstance(function, _NAMED) and b"cloudpickle" not in once:
         _last = (function, once)
     return once
+
+
+@atexit.register
+def _forget():
+    # It leads to the globals of its module, whose objects are to be deleted at the end.
+    global _last
+    _last = (None, None)
 
 
 class Pool:

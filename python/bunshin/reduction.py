@@ -108,8 +108,8 @@ def _dump_by_value(obj, error):
         raise error
     buffers = []
     sink = io.BytesIO()
-    pickler = _by_value_pickler()(sink, 5, buffer_callback=buffers.append)
     try:
+        pickler = _by_value_pickler()(sink, 5, buffer_callback=buffers.append)
         pickler.dump(obj)
     except Exception:
         if error is None:

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bunshin::front::Arrival;
 use bunshin::{Buffer, Receiver, Sender, TryRecvError, TrySendError};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use serde::{Deserialize, Serialize};
@@ -250,6 +250,9 @@ impl Connection {
     fn recv_bytes_into(&self, buf: &Bound<'_, PyAny>, offset: isize) -> PyResult<usize> {
         let py = buf.py();
         let view = pyo3::types::PyMemoryView::from(buf)?;
+        if view.getattr("readonly")?.is_truthy()? {
+            return Err(PyTypeError::new_err("the memory is read-only"));
+        }
         let item: usize = view.getattr("itemsize")?.extract()?;
         let into = Borrowed::of(&view.call_method1("cast", ("B",))?)?;
         let len = into.bytes().len();
