@@ -456,7 +456,11 @@ def test_losses_leave_nothing(context):
 def memory_group(limit):
     """The folder of a control group with so much memory, if one can be made here."""
     name = f"bunshin-test-{os.getpid()}"
-    for root, file in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+    kinds = {
+        "/sys/fs/cgroup/memory": "memory.limit_in_bytes",
+        "/sys/fs/cgroup": "memory.max",
+    }
+    for root, file in kinds.items():
         folder = pathlib.Path(root, name)
         try:
             folder.mkdir()
