@@ -82,6 +82,8 @@ class _Session:
         self.pid = pid
         #: Locks that were acquired and not released, by identity.
         self.locks = collections.Counter()
+        #: Whether the client has said that it ends.
+        self.has_left = False
         self._calls = None
 
     def post(self, reply, request):
@@ -165,7 +167,7 @@ class _Session:
                 # Another thread of its may release them.
                 connection.wait([watched])
                 os.close(watched)
-            if self.pid in self.server._left:
+            if self.has_left:
                 held = []
             for ident in held:
                 while self.locks[ident] > 0:
@@ -238,8 +240,6 @@ class Server:
         self.mutex = threading.RLock()
         self._quick = _native.Server()
         self._sessions = set()
-        #: Processes that have said that they end.
-        self._left = set()
         #: How many references each process has, by object.
         self._owners = {}
         self._watched = {}
@@ -472,7 +472,10 @@ class Server:
 
     def leave(self, c):
         """The client ends properly: what it has locked, it has left locked."""
-        self._left.add(c.session.pid)
+        # Of the sessions that there are: another process may get its number.
+        for session in list(self._sessions):
+            if session.pid == c.session.pid:
+                session.has_left = True
 
     def number_of_objects(self, c):
         """How many objects there are."""

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 
+import bunshin.managers
 import pytest
+from bunshin import _server
 
 METHODS = ("fork", "spawn", "forkserver")
 
@@ -140,3 +142,15 @@ def test_objects_of_the_main_module_are_deleted_at_the_end(method, use, tmp_path
     program = begin(tmp_path / "program.py", GLOBALS, method, use)
     out, err = program.communicate(timeout=60)
     assert out.split()[1:] == ["deleted"], out + err
+
+
+def test_what_a_client_says_at_its_end_is_not_said_for_the_next_one_with_its_number():
+    server = bunshin.managers.SyncManager().get_server()
+    try:
+        one = _server._Session(server, 12345)
+        server._sessions.add(one)
+        server.leave(_server._Asking(_server._Session(server, 12345), None))
+        assert one.has_left
+        assert not _server._Session(server, 12345).has_left
+    finally:
+        server.listener.close()
