@@ -34,12 +34,13 @@ _late = {
 def __getattr__(name):
     if name in _late:
         return getattr(_importlib.import_module(f"{__name__}.{_late[name]}"), name)
-    from ._own import SUBMODULES
-
-    # In `multiprocessing` most of them are there once a queue or a pool was made, and programs
+    # In `multiprocessing` most modules are there once a queue or a pool was made, and programs
     # name them without having imported them.
-    if name in SUBMODULES:
-        return _importlib.import_module(f"{__name__}.{name}")
+    if not name.startswith("_"):
+        from importlib.util import find_spec
+
+        if find_spec(f"{__name__}.{name}"):
+            return _importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -27,21 +27,27 @@ forked = None
 class Popen(popen_fork.Popen):
     """A child, as its parent has it; the sentinel is a handle on the process itself."""
 
+    pid = None
     sentinel = None
 
     def _launch(self, process_obj):
         self._owner = process_obj._parent_pid
-        self.pid = pid = os.fork()
-        if pid == 0:
-            _be(process_obj)
+        # An interrupt that came in the middle would have the child go on as its parent does.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         try:
+            self.pid = pid = os.fork()
+            if pid == 0:
+                _be(process_obj, blocked)
             self.sentinel = _watch(pid)
         except OSError:
-            # Nobody is going to have it.
-            os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+            if self.pid is not None:
+                # Nobody is going to have it.
+                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
             raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def __del__(self, getpid=os.getpid, close=os.close):
         # In a copy of this process the number may be somebody else's.
@@ -64,8 +70,8 @@ def _watch(pid):
         return sentinel
 
 
-def _be(process_obj):
-    """Is a child, from the fork to its end."""
+def _be(process_obj, blocked):
+    """Is a child, from the fork to its end; these signals were blocked before."""
     global forked
     forked = os.getpid()
     code = 1
@@ -73,6 +79,7 @@ def _be(process_obj):
         if _LEAVES_END_TO_HANDLERS:
             atexit._clear()
             atexit.register(util._exit_function)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         code = process_obj._bootstrap(parent_sentinel=_watch(process_obj._parent_pid))
     finally:
         try:

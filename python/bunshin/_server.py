@@ -623,12 +623,15 @@ def _sentinel(parent):
     """
     try:
         watched = os.pidfd_open(parent.pid)
+        if os.getppid() == parent.pid:
+            return watched
+        os.close(watched)
     except OSError:
-        return parent.sentinel
-    if os.getppid() == parent.pid:
-        return watched
-    os.close(watched)
-    return parent.sentinel
+        pass
+    # It has ended, which can be read from a pipe that nobody writes to.
+    watched, writer = os.pipe()
+    os.close(writer)
+    return watched
 
 
 def run(server_type, registry, address, authkey, serializer, writer, initializer, initargs):

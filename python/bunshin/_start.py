@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import pickle
+import signal
 import sys
 from multiprocessing import process, spawn, util
 from multiprocessing.context import get_spawning_popen, set_spawning_popen
@@ -142,6 +143,8 @@ def prepare(given):
     from . import context
 
     global _parent_sentinel
+    # They have waited for the interpreter to begin.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     os.environ.pop("BUNSHIN_START", None)
     if given["replace"]:
         from . import _replace

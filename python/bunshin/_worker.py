@@ -97,9 +97,15 @@ def _become(name, parent):
     process._parent_process = process._ParentProcess(parent._name, os.getppid(), sentinel)
 
 
-def _initialize(given):
-    # An interrupt is the parent's to handle: it ends its workers.
+def ignore_interrupts():
+    """An interrupt is the parent's to handle: it ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # They have waited for this.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def _initialize(given):
+    ignore_interrupts()
     if given["initializer"] is None:
         return
     try:

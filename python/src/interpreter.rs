@@ -9,6 +9,8 @@ use pyo3::ffi;
 thread_local! {
     /// How this thread was attached before the fork that it is making.
     static BEFORE: Cell<Option<ffi::PyGILState_STATE>> = const { Cell::new(None) };
+    /// The interrupts that it holds back, so that a copy does not take up those of its parent.
+    static HELD: Cell<Option<bunshin::front::Held>> = const { Cell::new(None) };
 }
 
 /// Has the interpreter take part in forks that the engine makes, as in those of `os.fork`.
@@ -17,6 +19,7 @@ pub(crate) fn watch_forks() {
 }
 
 fn before() {
+    HELD.set(Some(bunshin::front::hold_interrupts()));
     // SAFETY: the engine forks while the interpreter runs; whether this thread is attached
     // does not matter.
     let state = unsafe { ffi::PyGILState_Ensure() };
@@ -32,12 +35,17 @@ fn in_parent() {
         // SAFETY: `state` is what `before` was given in this thread.
         unsafe { ffi::PyGILState_Release(state) };
     }
+    if let Some(held) = HELD.take() {
+        held.release();
+    }
 }
 
 fn in_child() {
     // SAFETY: this thread is attached since `before`, and is the only one.
     unsafe { ffi::PyOS_AfterFork_Child() };
     BEFORE.set(None);
+    // Its Python code unblocks them, once it is ready for them.
+    HELD.set(None);
     // Detached, but not released: the child keeps what the interpreter knows of its thread.
     // SAFETY: this thread is attached.
     unsafe { ffi::PyEval_SaveThread() };

@@ -26,6 +26,7 @@ fn begin(inherited: Option<u64>, preparation: Payload, given: Payload) {
             match inherited {
                 Some(number) => worker.call_method1("begin_forked", (number,))?,
                 None => {
+                    worker.call_method0("ignore_interrupts")?;
                     let start = py.import("bunshin._start")?;
                     start.call_method1("prepare", (preparation.unpickle(py)?,))?;
                     worker.call_method1("begin", (given.unpickle(py)?,))?
@@ -172,8 +173,17 @@ impl Pool {
         if let Some(tasks) = max_tasks {
             builder = builder.max_tasks_per_child(tasks);
         }
-        let pool = py.detach(|| builder.build()).map_err(os)?;
-        Ok(Self(Arc::new(pool)))
+        // Between two forks Python code runs that an exception would not get out of. The other
+        // start methods may wait, and can be interrupted.
+        let held = (method == StartMethod::Fork).then(bunshin::front::hold_interrupts);
+        let built = py.detach(|| builder.build());
+        if let Some(held) = held {
+            held.release();
+        }
+        let made = Self(Arc::new(built.map_err(os)?));
+        // If this raises, the workers end with what was made.
+        py.check_signals()?;
+        Ok(made)
     }
 
     /// Gives the pool a task. `call` is called with what became of it, if it is given.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bunshin::{Process, StartMethod};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 
 use crate::error::exception;
@@ -127,6 +127,8 @@ fn run(preparation: Payload, process: Payload) {
         })();
         match ran {
             Ok(code) => EXIT_CODE.set(code),
+            // It was interrupted before there was anything to interrupt.
+            Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => {}
             Err(error) => error.print(py),
         }
     });

@@ -65,9 +65,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ["daemon", "plain"])
-def test_children_and_servers_end_with_a_parent_that_is_killed(method, number, kind, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_children_and_servers_end_with_a_parent_that_is_killed(method, kind, number, tmp_path):
     program = begin(tmp_path / "program.py", FAMILY, method, kind)
     server, child = map(int, program.stdout.readline().split())
     program.send_signal(number)

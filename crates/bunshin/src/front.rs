@@ -128,6 +128,23 @@ pub fn on_fork(before: fn(), in_parent: fn(), in_child: fn()) {
     });
 }
 
+/// Interrupts (SIGINT) that a thread holds back.
+#[must_use]
+pub struct Held(process::Blocked);
+
+/// Has interrupts wait in this thread: a copy that it makes of the process, or an interpreter that
+/// the engine starts, begins so, and is to unblock them.
+pub fn hold_interrupts() -> Held {
+    Held(process::block_interrupts())
+}
+
+impl Held {
+    /// Lets them come as before.
+    pub fn release(self) {
+        process::restore_blocked(&self.0);
+    }
+}
+
 /// To be called before the process forks, by whatever means, into a copy that goes on with
 /// everything it has.
 pub fn before_fork() {

@@ -399,7 +399,8 @@ pub(crate) struct Cloned {
 /// server itself never returns.
 pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
     process::set_thread_name(NAME);
-    let interrupts = process::block_interrupts();
+    // An interpreter has begun with them blocked, which its copies do not wait for.
+    let interrupts = process::block_interrupts().without_interrupts();
     // What every child will want is made once, here.
     image::stamp();
     panic::install_hook();

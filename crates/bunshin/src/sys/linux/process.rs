@@ -177,7 +177,8 @@ fn start(
         .first()
         .cloned()
         .unwrap_or_else(|| c"/proc/self/exe".to_owned());
-    if arguments.is_empty() {
+    let is_of_front = !arguments.is_empty();
+    if !is_of_front {
         arguments = c_strings(std::env::args_os().map(OsStringExt::into_vec))?;
     }
     let environment = c_strings(
@@ -192,7 +193,7 @@ fn start(
     let mut actions = Actions::new()?;
     actions.keep(inherited)?;
     let mut attributes = Attributes::new()?;
-    attributes.unblock_signals(flags)?;
+    attributes.unblock_signals(flags, is_of_front)?;
     let mut pid: libc::pid_t = 0;
     // SAFETY: all pointers are to live, null-terminated arrays of C strings and to
     // initialised action and attribute objects.
@@ -271,12 +272,18 @@ impl Attributes {
     }
 
     /// The child starts with no signal blocked, whichever thread starts it, and with more flags.
-    fn unblock_signals(&mut self, flags: libc::c_short) -> io::Result<()> {
-        let mut none = std::mem::MaybeUninit::uninit();
+    ///
+    /// Interrupts `wait` until an interpreter has begun, which is the one to unblock them.
+    fn unblock_signals(&mut self, flags: libc::c_short, wait: bool) -> io::Result<()> {
+        let mut blocked = std::mem::MaybeUninit::uninit();
         // SAFETY: the call initialises the set.
-        unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+        unsafe { libc::sigemptyset(blocked.as_mut_ptr()) };
+        if wait {
+            // SAFETY: the set is initialised.
+            unsafe { libc::sigaddset(blocked.as_mut_ptr(), libc::SIGINT) };
+        }
         // SAFETY: both objects are initialised.
-        check(unsafe { libc::posix_spawnattr_setsigmask(&raw mut self.0, none.as_ptr()) })?;
+        check(unsafe { libc::posix_spawnattr_setsigmask(&raw mut self.0, blocked.as_ptr()) })?;
         let flags = flags | libc::POSIX_SPAWN_SETSIGMASK as libc::c_short;
         // SAFETY: the object is initialised.
         check(unsafe { libc::posix_spawnattr_setflags(&raw mut self.0, flags) })
@@ -499,6 +506,15 @@ pub(crate) fn set_thread_name(name: &str) {
 /// The signals that a thread has blocked.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocked(libc::sigset_t);
+
+impl Blocked {
+    /// These, but for the interrupts.
+    pub(crate) fn without_interrupts(mut self) -> Self {
+        // SAFETY: the set is one that the system gave.
+        unsafe { libc::sigdelset(&raw mut self.0, libc::SIGINT) };
+        self
+    }
+}
 
 /// Has this process, of one thread, not end when the terminal interrupts it; says what was
 /// blocked before.
