@@ -53,8 +53,8 @@ ROWS = (
 )
 
 
-def names(mp):
-    """What the statements speak of."""
+def names(mp, statement):
+    """What a statement may speak of."""
     package = type(mp).__module__.partition(".")[0]
     shm = importlib.import_module(f"{package}.shared_memory")
     numbers = list(range(LENGTH, 2 * LENGTH))
@@ -72,7 +72,8 @@ def names(mp):
         "numbers": numbers,
         "reals": reals,
         "packed": array.array("i", numbers),
-        "block": b"x" * (64 << 20),
+        # A large parent would make whatever forks it slow.
+        "block": b"x" * (64 << 20 if "block" in statement else 0),
         "memory": shm.SharedMemory(create=True, size=4096),
         "items": shm.ShareableList(["text", b"bytes", 1.5, 42, None, True]),
     }
@@ -80,7 +81,7 @@ def names(mp):
 
 def _statement(statement, number):
     def measure(mp):
-        found = names(mp)
+        found = names(mp, statement)
         timer = timeit.Timer(statement, globals=found)
 
         def end():
