@@ -9,7 +9,7 @@ import sys
 from multiprocessing import process, spawn, util
 from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
-from . import _native
+from . import _native, context
 
 __all__ = ()
 
@@ -111,7 +111,6 @@ def _preload(main, path, modules):
 
 def preparation(process_obj):
     """What a child takes over from this process before it unpickles anything else."""
-    from . import context
     from ._replace import VARIABLE
 
     # Without that module there is no such process either.
@@ -140,8 +139,6 @@ _parent_sentinel = None
 
 def prepare(given):
     """Takes over what [`preparation`] gave."""
-    from . import context
-
     global _parent_sentinel
     # They have waited for the interpreter to begin.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
@@ -163,7 +160,7 @@ def prepare(given):
         os.close(writer)
     process.current_process()._inheriting = True
     spawn.prepare(given["data"])
-    context._default_context.set_start_method(given["start_method"], force=True)
+    context._force_start_method(given["start_method"])
 
 
 #: Whether this process is the server of others, or a copy of it.
