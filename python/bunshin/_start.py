@@ -56,7 +56,13 @@ def main():
     if os.environ["BUNSHIN_START"].startswith("server:"):
         _is_server = True
         _preload(main, path, modules)
-    ended = _native.run_child()
+    try:
+        ended = _native.run_child()
+    except KeyboardInterrupt:
+        # There was nothing to be interrupted: a copy without a task, or one that had done it.
+        if _is_server:
+            os._exit(1)
+        sys.exit(1)
     if ended is None:
         sys.exit("bunshin: this is how children are started, not programs")
     code, is_copy = ended
