@@ -28,7 +28,7 @@ class Popen(popen_fork.Popen):
     """A child, as its parent has it; the sentinel is a handle on the process itself."""
 
     pid = None
-    sentinel = None
+    _has_sentinel = False
 
     def _launch(self, process_obj):
         self._owner = process_obj._parent_pid
@@ -39,6 +39,7 @@ class Popen(popen_fork.Popen):
             if pid == 0:
                 _be(process_obj, blocked)
             self.sentinel = _watch(pid)
+            self._has_sentinel = True
         except OSError:
             if self.pid is not None:
                 # Nobody is going to have it.
@@ -51,12 +52,12 @@ class Popen(popen_fork.Popen):
 
     def __del__(self, getpid=os.getpid, close=os.close):
         # In a copy of this process the number may be somebody else's.
-        if self.sentinel is not None and getpid() == self._owner:
+        if self._has_sentinel and getpid() == self._owner:
             close(self.sentinel)
 
     def close(self):
         self.__del__()
-        self.sentinel = None
+        self._has_sentinel = False
 
 
 def _watch(pid):
