@@ -27,13 +27,13 @@ forked = None
 class Popen(popen_fork.Popen):
     """A child, as its parent has it; the sentinel is a handle on the process itself."""
 
-    pid = None
     _has_sentinel = False
 
     def _launch(self, process_obj):
         self._owner = process_obj._parent_pid
         # An interrupt that came in the middle would have the child go on as its parent does.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        pid = None
         try:
             self.pid = pid = os.fork()
             if pid == 0:
@@ -41,7 +41,7 @@ class Popen(popen_fork.Popen):
             self.sentinel = _watch(pid)
             self._has_sentinel = True
         except OSError:
-            if self.pid is not None:
+            if pid is not None:
                 # Nobody is going to have it.
                 os.kill(pid, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
