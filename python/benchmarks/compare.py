@@ -89,8 +89,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="that a measurement takes")
     options = parser.parse_args()
-    # Children look for the modules of the rows.
-    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    # Children look for the modules of the rows, and are to find the package that this process has.
+    package = pathlib.Path(bunshin.__file__).parent.parent
+    paths = [str(HERE), str(package), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     own = pathlib.Path(__file__).resolve()
     files = [pathlib.Path(name).resolve() for name in options.files]
