@@ -62,7 +62,8 @@ def in_group(group):
 
 
 def interrupt(path, *arguments):
-    """Runs a program, interrupts it and all of its children; gives what it said, and its errors."""
+    """Runs a program, interrupts it and all of its children; gives its errors, or nothing if the
+    interpreter has ignored the interrupt."""
     program = subprocess.Popen(
         [sys.executable, str(path), *arguments],
         stdout=subprocess.PIPE,
@@ -75,7 +76,15 @@ def interrupt(path, *arguments):
         assert program.stdout.readline() == "begun\n"
         time.sleep(0.05 + random.random() / 4)
         os.killpg(program.pid, signal.SIGINT)
-        out, err = program.communicate(timeout=30)
+        try:
+            _, err = program.communicate(timeout=15)
+        except subprocess.TimeoutExpired:
+            os.killpg(program.pid, signal.SIGKILL)
+            _, err = program.communicate()
+            # The interpreter drops what is raised where nobody can be told, as in a weak
+            # reference's callback: that interrupt came to nothing, and the program goes on.
+            assert "Exception ignored in" in err and "KeyboardInterrupt" in err, err
+            return None
         deadline = time.monotonic() + 20
         while in_group(program.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -85,7 +94,7 @@ def interrupt(path, *arguments):
             os.killpg(program.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-    return out, err
+    return err
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -93,8 +102,8 @@ def test_pools(method, tmp_path):
     path = tmp_path / "program.py"
     path.write_text(STARTS)
     for _ in range(6):
-        _, err = interrupt(path, method)
-        assert err.count("Traceback") == 1, err
+        err = interrupt(path, method)
+        assert err is None or err.count("Traceback") == 1, err
 
 
 def test_a_copy_that_is_interrupted_does_not_go_on_as_its_parent(tmp_path):
