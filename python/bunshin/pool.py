@@ -108,11 +108,12 @@ def _forget():
 class Pool:
     """A pool of worker processes that run tasks."""
 
+    # Of the class, so that one that fails to be made can be deleted, however early that is.
+    _state = INIT
+
     def __init__(
         self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None
     ):
-        # First, so that one that fails to be made can be deleted.
-        self._state = INIT
         if context is None:
             from .context import _default_context as context
         self._ctx = context.get_context()
