@@ -511,7 +511,9 @@ impl<R> Process<R> {
     /// ```
     /// let child = bunshin::Process::start(|| std::thread::park(), ())?;
     /// child.interrupt()?;
-    /// assert_eq!(child.join()?.signal(), Some(2));
+    /// // One that was started with interrupts ignored (`nohup`) would go on.
+    /// let status = child.join_timeout(std::time::Duration::from_secs(20))?;
+    /// assert_eq!(status.and_then(|status| status.signal()), Some(2));
     /// # Ok::<(), bunshin::Error>(())
     /// ```
     pub fn interrupt(&self) -> Result<()> {
