@@ -5,7 +5,7 @@ mod support;
 use std::thread;
 use std::time::Duration;
 
-use bunshin::{RecvTimeoutError, Sender, Value, channel, scope, wait};
+use bunshin::{LockError, RecvTimeoutError, Sender, Value, channel, scope, wait};
 use rustix::process::Signal;
 use support::in_single_thread;
 
@@ -48,7 +48,8 @@ fn a_killed_receiver_takes_no_handles_of_others_along() {
         let values: Vec<_> = (0..60).map(|number| Value::new(number).unwrap()).collect();
         for round in 0..60u64 {
             for (number, value) in (0..).zip(&values) {
-                *value.lock().unwrap() = number;
+                // The last victim may have died with it.
+                *value.lock().or_else(LockError::recover).unwrap() = number;
             }
             let (sender, receiver) = channel::<Message>().unwrap();
             scope(|scope| {
