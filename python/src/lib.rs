@@ -22,7 +22,6 @@ mod pool;
 mod process;
 mod queue;
 mod quick;
-mod scalar;
 mod sync;
 mod synchronized;
 mod task;

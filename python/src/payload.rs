@@ -229,11 +229,8 @@ pub(crate) fn pickle_by_name(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
 
 /// The message that is an object which takes no pickler.
 fn simple(object: &Bound<'_, PyAny>) -> Option<Payload> {
-    let pickle = crate::scalar::dump(object).or_else(|| {
-        let mut bytes = Vec::new();
-        plain::dump(object, &mut bytes).then_some(bytes)
-    })?;
-    Some(Payload::Leaving {
+    let mut pickle = Vec::new();
+    plain::dump(object, &mut pickle).then(|| Payload::Leaving {
         pickle: Pickled::Own(pickle),
         buffers: Vec::new(),
         objects: Vec::new(),
@@ -452,8 +449,7 @@ impl Payload {
             return Err(PyValueError::new_err("the message has not been sent"));
         };
         if buffers.is_empty() && objects.is_empty() {
-            let simple = crate::scalar::load(py, &pickle).or_else(|| plain::load(py, &pickle));
-            if let Some(object) = simple {
+            if let Some(object) = plain::load(py, &pickle) {
                 return Ok(object.unbind());
             }
         }
