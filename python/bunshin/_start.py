@@ -135,7 +135,7 @@ def preparation(process_obj):
         "tracker": None if tracker is None else _native.Descriptor(tracker),
         "top": _native.top(),
         "parent": os.getpid(),
-        "start_method": context._default_context.get_start_method(),
+        "start_method": context._default_context.get_start_method(allow_none=True),
         "replace": VARIABLE in os.environ,
     }
 
@@ -166,7 +166,8 @@ def prepare(given):
         os.close(writer)
     process.current_process()._inheriting = True
     spawn.prepare(given["data"])
-    context._force_start_method(given["start_method"])
+    if given["start_method"] is not None:
+        context._force_start_method(given["start_method"])
 
 
 #: Whether this process is the server of others, or a copy of it.

@@ -6,8 +6,10 @@ calls go through shared memory.
 """
 
 import array
+import collections.abc
 import os
 import queue
+import sys
 import threading
 import time
 import types
@@ -242,6 +244,27 @@ class Namespace:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown)})"
 
 
+if sys.version_info >= (3, 14):
+    RLock, Condition = threading.RLock, threading.Condition
+else:
+    # Those of the interpreter cannot yet say whether they are held.
+    class RLock(type(threading.RLock())):
+        def locked(self):
+            if self._is_owned():
+                return True
+            is_free = self.acquire(blocking=False)
+            if is_free:
+                self.release()
+            return not is_free
+
+    class Condition(threading.Condition):
+        def __init__(self, lock=None):
+            super().__init__(RLock() if lock is None else lock)
+
+        def locked(self):
+            return self._lock.locked()
+
+
 class Value:
     """An object with a value."""
 
@@ -290,7 +313,7 @@ class IteratorProxy(BaseProxy):
 class AcquirerProxy(BaseProxy):
     """Stands for a lock or a semaphore."""
 
-    _exposed_ = ("acquire", "release")
+    _exposed_ = ("acquire", "release", "locked")
 
     def acquire(self, blocking=True, timeout=None):
         self._access.say_goodbye(self._authkey)
@@ -299,6 +322,9 @@ class AcquirerProxy(BaseProxy):
 
     def release(self):
         return self._callmethod("release")
+
+    def locked(self):
+        return self._callmethod("locked")
 
     def __enter__(self):
         return self.acquire()
@@ -310,7 +336,7 @@ class AcquirerProxy(BaseProxy):
 class ConditionProxy(AcquirerProxy):
     """Stands for a condition."""
 
-    _exposed_ = ("acquire", "release", "wait", "notify", "notify_all")
+    _exposed_ = ("acquire", "release", "locked", "wait", "notify", "notify_all")
 
     def wait(self, timeout=None):
         return self._callmethod("wait", (timeout,))
@@ -444,11 +470,13 @@ class ListProxy(BaseListProxy):
     __class_getitem__ = classmethod(types.GenericAlias)
 
 
+collections.abc.MutableSequence.register(BaseListProxy)
+
 BaseDictProxy = _like(
     "BaseDictProxy",
     "__contains__ __delitem__ __getitem__ __ior__ __iter__ __len__ __or__ __reversed__ __ror__ "
     "__setitem__ clear copy fromkeys get items keys pop popitem setdefault update values".split(),
-    {"__iter__": "Iterator", "__reversed__": "Iterator"},
+    {"__iter__": "Iterator"},
 )
 
 
@@ -461,6 +489,8 @@ class DictProxy(BaseDictProxy):
 
     __class_getitem__ = classmethod(types.GenericAlias)
 
+
+collections.abc.MutableMapping.register(BaseDictProxy)
 
 BaseSetProxy = _like(
     "BaseSetProxy",
@@ -529,10 +559,10 @@ SyncManager.register("Queue", queue.Queue)
 SyncManager.register("JoinableQueue", queue.Queue)
 SyncManager.register("Event", threading.Event, EventProxy)
 SyncManager.register("Lock", threading.Lock, AcquirerProxy)
-SyncManager.register("RLock", threading.RLock, AcquirerProxy)
+SyncManager.register("RLock", RLock, AcquirerProxy)
 SyncManager.register("Semaphore", threading.Semaphore, AcquirerProxy)
 SyncManager.register("BoundedSemaphore", threading.BoundedSemaphore, AcquirerProxy)
-SyncManager.register("Condition", threading.Condition, ConditionProxy)
+SyncManager.register("Condition", Condition, ConditionProxy)
 SyncManager.register("Barrier", threading.Barrier, BarrierProxy)
 SyncManager.register("Pool", pool.Pool, PoolProxy)
 SyncManager.register("list", list, ListProxy)

@@ -1,5 +1,6 @@
 """Managers as their users meet them, under each start method, and what becomes of the killed."""
 
+import collections.abc
 import os
 import pickle
 import queue
@@ -104,6 +105,38 @@ def test_what_a_dict_holds_comes_back_as_it_was(manager):
     held["twice"] = [twice, twice]
     got = held["twice"]
     assert got[0] is got[1]
+
+
+def test_dicts_and_lists_are_told_by_their_abstract_types(manager):
+    held, numbers = manager.dict(a=1), manager.list([1, 2])
+    assert isinstance(held, collections.abc.MutableMapping)
+    assert isinstance(numbers, collections.abc.MutableSequence)
+    held |= {"b": 2}
+    assert isinstance(held, managers.DictProxy)
+    assert list(reversed(held)) == ["b", "a"] and list(reversed(numbers)) == [2, 1]
+    assert held | {"c": 3} == {"a": 1, "b": 2, "c": 3}
+    assert {"z": 0} | held == {"z": 0, "a": 1, "b": 2}
+
+
+def hold_until(lock, told, go_on):
+    with lock:
+        told.set()
+        go_on.wait()
+
+
+@pytest.mark.parametrize("name", ("Lock", "RLock", "Condition"))
+def test_a_lock_says_whether_somebody_holds_it(context, manager, name):
+    lock, told, go_on = getattr(manager, name)(), manager.Event(), manager.Event()
+    assert not lock.locked()
+    with lock:
+        assert lock.locked()
+    child = started(context, hold_until, lock, told, go_on)
+    assert told.wait(SECONDS)
+    assert lock.locked()
+    go_on.set()
+    child.join(SECONDS)
+    assert child.exitcode == 0
+    assert not lock.locked()
 
 
 def test_errors_of_the_object_are_the_callers(manager):

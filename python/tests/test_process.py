@@ -313,6 +313,28 @@ def test_the_forkserver_loads_what_it_is_told_to(tmp_path):
     assert out == "True\n", err
 
 
+UNDECIDED = """
+import bunshin as mp
+
+def nothing():
+    pass
+
+if __name__ == "__main__":
+    for method in ("fork", "spawn", "forkserver"):
+        child = mp.get_context(method).Process(target=nothing)
+        child.start()
+        child.join()
+        print(method, child.exitcode, mp.get_start_method(allow_none=True))
+    mp.set_start_method("fork")
+    print(mp.get_start_method())
+"""
+
+
+def test_a_child_of_some_method_leaves_the_default_open(tmp_path):
+    out, err = run(tmp_path, UNDECIDED).communicate(timeout=60)
+    assert out == "fork 0 None\nspawn 0 None\nforkserver 0 None\nfork\n", err
+
+
 def test_the_modules_functions_are_there():
     assert mp.get_all_start_methods()[0] in METHODS
     mp.freeze_support()

@@ -76,6 +76,10 @@ SURFACE = {
         Barrier BoundedSemaphore Condition Event JoinableQueue Lock Namespace Pool Queue RLock
         Semaphore Array Value dict list set start connect get_server join register
         address""",
+    "mp.Manager().Lock()": "acquire release locked __enter__ __exit__",
+    "mp.Manager().RLock()": "acquire release locked __enter__ __exit__",
+    "mp.Manager().Condition()": """
+        acquire release locked wait wait_for notify notify_all __enter__ __exit__""",
     "mp.managers.SharedMemoryManager": """
         SharedMemory ShareableList start connect get_server join register address""",
     "mp.managers.Server": "serve_forever",
