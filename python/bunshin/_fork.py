@@ -35,7 +35,11 @@ class Popen(popen_fork.Popen):
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         pid = None
         try:
-            self.pid = pid = os.fork()
+            _share_tracker(True)
+            try:
+                self.pid = pid = os.fork()
+            finally:
+                _share_tracker(False)
             if pid == 0:
                 _be(process_obj, blocked)
             self.sentinel = _watch(pid)
@@ -58,6 +62,15 @@ class Popen(popen_fork.Popen):
     def close(self):
         self.__del__()
         self._has_sentinel = False
+
+
+def _share_tracker(shares):
+    """Says whether a fork by this thread keeps the way to the interpreter's resource tracker, which
+    newer ones otherwise close in the child."""
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    intent = getattr(tracker, "_fork_intent", None)
+    if intent is not None:
+        intent.preserve_fd = shares
 
 
 def _watch(pid):
