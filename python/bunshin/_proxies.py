@@ -167,7 +167,7 @@ class _Access:
                 return None
             packed, count = result
             with _socket_of(conn) as door:
-                handles = reduction.recvfds(door, count)
+                handles = reduction._take(door, count)
         pipe = _native.unpack(packed, [_Descriptor(fd) for fd in handles])
         self.local.caller = _native.Caller(pipe)
         return self.local.caller

@@ -397,7 +397,7 @@ class Server:
         try:
             c.conn.send((RETURN, (packed, len(handles))))
             with socket.socket(fileno=os.dup(c.conn.fileno())) as door:
-                reduction.sendfds(door, handles)
+                reduction._give(door, handles)
         finally:
             for handle in handles:
                 os.close(handle)

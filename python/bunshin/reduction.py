@@ -13,6 +13,7 @@ import io
 import os
 import pickle
 import socket
+import sys
 import threading
 import weakref
 from abc import ABCMeta
@@ -215,13 +216,16 @@ def DupFd(fd):
     return resource_sharer.DupFd(fd)
 
 
-def sendfds(sock, fds):
-    """Sends descriptors over a Unix socket."""
+#: Whether who receives descriptors over a socket says so, as the interpreter's own module has it.
+_ACKNOWLEDGES = sys.version_info >= (3, 14)
+_ACKNOWLEDGEMENT = b"A"
+
+
+def _give(sock, fds):
     socket.send_fds(sock, [bytes([len(fds) % 256])], fds)
 
 
-def recvfds(sock, size):
-    """Receives so many descriptors over a Unix socket."""
+def _take(sock, size):
     message, fds, flags, _ = socket.recv_fds(sock, 1, size)
     if not message:
         raise EOFError
@@ -229,6 +233,26 @@ def recvfds(sock, size):
         for fd in fds:
             os.close(fd)
         raise RuntimeError(f"expected {size} descriptors, and got {len(fds)}")
+    return fds
+
+
+def sendfds(sock, fds):
+    """Sends descriptors over a Unix socket; from CPython 3.14 on it waits until they are there."""
+    _give(sock, fds)
+    if _ACKNOWLEDGES and sock.recv(1) != _ACKNOWLEDGEMENT:
+        raise RuntimeError("the peer did not say that it has the descriptors")
+
+
+def recvfds(sock, size):
+    """Receives so many descriptors over a Unix socket."""
+    fds = _take(sock, size)
+    if _ACKNOWLEDGES:
+        try:
+            sock.send(_ACKNOWLEDGEMENT)
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
     return fds
 
 

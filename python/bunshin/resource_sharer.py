@@ -5,6 +5,7 @@ number, and a thread of this process gives the descriptor to whoever shows up th
 number (and the key of this program's processes).
 """
 
+import contextlib
 import copyreg
 import os
 import signal
@@ -33,8 +34,12 @@ class DupFd:
         """The descriptor, in the process that has unpickled this."""
         from . import reduction
 
-        with _Sharer.connect(self._id) as connection:
-            return reduction.recv_handle(connection)
+        with _Sharer.connect(self._id) as connection, _socket_of(connection) as sock:
+            (fd,) = reduction._take(sock, 1)
+            # Givers of CPython up to 3.13 do not wait for it, and may be gone.
+            with contextlib.suppress(OSError):
+                sock.send(reduction._ACKNOWLEDGEMENT, socket.MSG_NOSIGNAL)
+            return fd
 
 
 class DupSocket(DupFd):
@@ -46,6 +51,10 @@ class DupSocket(DupFd):
     def detach(self):
         """The socket, in the process that has unpickled this."""
         return socket.socket(fileno=super().detach())
+
+
+def _socket_of(connection):
+    return socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 class _Sharer:
@@ -110,11 +119,14 @@ class _Sharer:
                     request = connection.recv()
                     if request is None:
                         return
-                    number, pid = request
+                    number, _ = request
                     with self._lock:
                         fd = self._kept.pop(number)
                     try:
-                        reduction.send_handle(connection, fd, pid)
+                        with _socket_of(connection) as sock:
+                            reduction._give(sock, [fd])
+                        # Some say that they have it, others just close.
+                        connection.poll(10)
                     finally:
                         os.close(fd)
             except Exception:

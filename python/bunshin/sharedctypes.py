@@ -36,7 +36,11 @@ _SIMPLE = {*typecode_to_type.values(), ctypes.c_bool}
 
 
 def _type_of(typecode_or_type):
-    return typecode_to_type.get(typecode_or_type, typecode_or_type)
+    type_ = typecode_to_type.get(typecode_or_type, typecode_or_type)
+    if isinstance(type_, str):
+        known = "".join(typecode_to_type)
+        raise TypeError(f"bad typecode {type_!r}: it must be one of {known!r}, or a ctypes type")
+    return type_
 
 
 def rebuild_ctype(type_, wrapper, length):

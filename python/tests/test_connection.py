@@ -225,9 +225,16 @@ def test_a_connection_over_a_listeners_connection(context, family):
 def test_handles():
     for first, second in (mp.Pipe(), over_a_socket()):
         reader, writer = os.pipe()
-        reduction.send_handle(first, writer, os.getpid())
-        os.close(writer)
+        # From CPython 3.14 on it waits for who receives.
+        sending = threading.Thread(target=reduction.send_handle, args=(first, writer, os.getpid()))
+        sending.start()
         got = reduction.recv_handle(second)
+        sending.join(SECONDS)
+        assert not sending.is_alive()
+        os.close(writer)
+        for sender, receiver in ((first, second), (second, first)):
+            sender.send("still in step")
+            assert receiver.recv() == "still in step"
         os.write(got, b"through")
         os.close(got)
         assert os.read(reader, 100) == b"through"

@@ -594,3 +594,9 @@ def test_nonsense_from_others_is_refused():
     os.ftruncate(file, 100)
     with pytest.raises((OSError, ValueError)):
         heap.Arena(4096, file)
+
+
+@pytest.mark.parametrize("make", (mp.Value, mp.Array, mp.RawValue, mp.RawArray))
+def test_an_unknown_typecode_is_told_with_those_that_are_known(make):
+    with pytest.raises(TypeError, match="bad typecode 'x'.*'cubBhHiIlLqQfd'"):
+        make("x", 1)
