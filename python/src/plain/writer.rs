@@ -101,9 +101,12 @@ impl Writer<'_> {
                 self.out.push(EMPTY_TUPLE);
                 return true;
             }
+            // One may occur in many places, each time with all that is in it.
+            if items.len() > ITEMS || self.is_full() {
+                return false;
+            }
             self.out.push(MARK);
-            let done =
-                items.len() <= ITEMS && items.iter_borrowed().all(|item| self.write(&item, depth));
+            let done = items.iter_borrowed().all(|item| self.write(&item, depth));
             self.out.push(TUPLE);
             return done;
         }
@@ -136,7 +139,7 @@ impl Writer<'_> {
     }
 
     fn write_bytes(&mut self, bytes: &[u8], short: u8, long: u8) -> bool {
-        if bytes.len() > BYTES || self.out.len() > self.end {
+        if bytes.len() > BYTES || self.is_full() {
             return false;
         }
         self.out.reserve(bytes.len() + 5);
@@ -150,6 +153,11 @@ impl Writer<'_> {
         }
         self.out.extend_from_slice(bytes);
         true
+    }
+
+    /// Whether it is too long already.
+    fn is_full(&self) -> bool {
+        self.out.len() > self.end
     }
 
     fn write_int(&mut self, number: i64) {
