@@ -52,6 +52,9 @@ class Popen(popen_fork.Popen):
                     os.waitpid(pid, 0)
             raise
         finally:
+            if os.getpid() != self._owner:
+                # What the handler of another signal raised, before `_be` could catch it.
+                os._exit(1)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def __del__(self, getpid=os.getpid, close=os.close):
