@@ -418,7 +418,11 @@ class ApplyResult:
         ok, value = done
         if ok:
             return value
-        raise value
+        try:
+            raise value
+        finally:
+            # Its traceback leads here, and from here to it, and to the results of a map.
+            del self, done, value
 
     def cancel(self, kill=False):
         """Cancels the call if it has not begun; with `kill`, ends its worker if it has."""

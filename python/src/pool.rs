@@ -7,6 +7,7 @@ use std::time::Duration;
 use bunshin::{Imap, StartMethod, TaskError, TaskHandle};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyStopIteration, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyIterator, PyList, PyRange, PyTuple};
 use serde::Serialize;
 
@@ -333,6 +334,15 @@ impl Task {
 
 #[pymethods]
 impl Task {
+    /// An exception leads to those who wait for it, and they lead here.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Nobody has it for long; if somebody has it, that is no garbage.
+        match self.done.try_lock() {
+            Ok(done) => done.as_ref().map_or(Ok(()), |done| visit.call(done)),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Waits; whether the task is done.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
