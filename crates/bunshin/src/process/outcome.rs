@@ -209,7 +209,8 @@ impl WorkerLost {
     /// What it has said last, if it was a pool's: the panic that has aborted it.
     ///
     /// That is a panic in a destructor while another panic unwinds, in a function that may not
-    /// unwind, and each one where panics abort. Panics that were caught are not among it. What
+    /// unwind, and each one where panics abort. Panics that tasks ended with are not among it; one
+    /// that a task has caught itself is, and so is one of a thread that it has started. What
     /// the program writes to its standard error goes there, and there only; so does what the
     /// standard library says of a stack that has overflowed. At least the last 32 KiB are kept.
     ///
