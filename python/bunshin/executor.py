@@ -12,12 +12,23 @@ import sys
 import threading
 import time
 import weakref
-from concurrent.futures import Executor, Future, process
+from concurrent.futures import CancelledError, Executor, Future, process
+from concurrent.futures._base import (
+    CANCELLED,
+    CANCELLED_AND_NOTIFIED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+)
 from concurrent.futures.process import BrokenProcessPool
 
+from . import _native, _worker
 from .pool import (
     APPLY,
+    MAP,
+    ONE,
     STARMAP,
+    TUPLE,
     BrokenPool,
     Cancelled,
     MaybeEncodingError,
@@ -54,28 +65,174 @@ def _initialize(initializer, initargs):
         raise
 
 
-class _Future(Future):
-    """A future that can take its task back."""
+#: Held while it is noted how a call has failed, so that there is one exception for it.
+_settling = threading.Lock()
 
-    _task = None
+
+class _Future(Future):
+    """The future of a task, which finds out what became of that when it is asked.
+
+    Who waits for the result takes it from the pool, in the thread that waits. Those who want to be
+    told (callbacks, and the waiters of `wait` and `as_completed`) are told by the thread of the
+    executor's relay, which is there from the first of them on. What that takes, such as a condition,
+    is made when it is wanted.
+    """
+
+    #: The state, once it is final.
+    _known = None
+    _result = None
+    _exception = None
+    #: Whether the relay has it, and whether all who want to know it have been told.
+    _is_watched = False
+    _is_told = False
+
+    def __init__(self, crew, task):
+        self._crew = crew
+        self._task = task
+
+    # What the interpreter's own functions for futures look at.
+
+    @property
+    def _state(self):
+        if self._known is None:
+            outcome = self._task.outcome(0)
+            if outcome is None:
+                return PENDING
+            self._settle(outcome)
+        return self._known
+
+    @_state.setter
+    def _state(self, state):
+        # Somebody settles it by hand.
+        self._known = state
+        self._is_told = True
+
+    @property
+    def _condition(self):
+        own = self.__dict__
+        return own.get("_own_condition") or own.setdefault("_own_condition", threading.Condition())
+
+    @property
+    def _waiters(self):
+        self._watch()
+        return self.__dict__.setdefault("_own_waiters", [])
+
+    @property
+    def _done_callbacks(self):
+        self._watch()
+        return self.__dict__.setdefault("_own_callbacks", [])
+
+    def _watch(self):
+        with self._condition:
+            if self._is_watched or self._is_told:
+                return
+            self._is_watched = True
+        self._crew.watch(self)
+
+    def _settle(self, outcome):
+        is_good, value = outcome
+        if is_good:
+            self._result = value
+            self._known = FINISHED
+            return
+        with _settling:
+            if self._known is None:
+                error = self._crew.verdict(is_good, value)
+                self._exception = error
+                self._known = CANCELLED_AND_NOTIFIED if error is None else FINISHED
+
+    def _await(self, timeout):
+        outcome = self._task.outcome(timeout)
+        if outcome is None:
+            raise TimeoutError()
+        if self._known is None:
+            self._settle(outcome)
+
+    def _tell(self):
+        """Tells those who want to know that this is done, once."""
+        if self._known is None:
+            try:
+                self._await(None)
+            except BaseException as error:
+                # The pool can tell nothing any more.
+                self._exception = error
+                self._known = FINISHED
+        with self._condition:
+            if self._is_told:
+                return
+            self._tell_waiters()
+        self._invoke_callbacks()
+
+    def _tell_waiters(self):
+        self._is_told = True
+        for waiter in self._waiters:
+            if self._known != FINISHED:
+                waiter.add_cancelled(self)
+            elif self._exception is not None:
+                waiter.add_exception(self)
+            else:
+                waiter.add_result(self)
+        self._condition.notify_all()
 
     def cancel(self):
         """Cancels the call if it has not begun."""
-        if self.cancelled():
-            return True
-        if self._task is None or not self._task.cancel(False):
-            return False
-        self._forget()
+        # The relay's thread learns of it at once, and waits for this: those who are to be told have
+        # been when this returns.
+        with self._condition:
+            if self._known is not None or not self._task.cancel(False):
+                # By now, or in another way.
+                return self.cancelled()
+            with _settling:
+                self._known = CANCELLED_AND_NOTIFIED
+            is_to_tell = not self._is_told
+            if is_to_tell:
+                self._tell_waiters()
+        if is_to_tell:
+            self._invoke_callbacks()
         return True
 
-    def _forget(self):
-        # Twice is once: the pool says by itself that the task was cancelled, too.
-        with self._condition:
-            if self.done():
-                return
-            super().cancel()
-            if self.cancelled():
-                self.set_running_or_notify_cancel()
+    def cancelled(self):
+        """Whether the call was cancelled."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def running(self):
+        """Whether a worker is at the call."""
+        return self._state == RUNNING or self._known is None and self._task.has_begun()
+
+    def done(self):
+        """Whether the call was cancelled or has ended."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED)
+
+    def result(self, timeout=None):
+        """Waits for the call, and gives what it has returned or raises what it has raised."""
+        if self._known is None:
+            self._await(timeout)
+        if self._known != FINISHED:
+            raise CancelledError()
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                # The traceback leads here, and would keep it.
+                self = None
+        return self._result
+
+    def exception(self, timeout=None):
+        """Waits for the call, and gives what it has raised, or nothing."""
+        if self._known is None:
+            self._await(timeout)
+        if self._known != FINISHED:
+            raise CancelledError()
+        return self._exception
+
+
+def _relay(line):
+    """What the thread of a relay does."""
+    while futures := line.next():
+        # Those that are told may go while the next ones are waited for.
+        futures.reverse()
+        while futures:
+            futures.pop()._tell()
 
 
 class _Crew:
@@ -83,58 +240,89 @@ class _Crew:
 
     def __init__(self, pool):
         self.pool = pool
-        #: Those that are not done, in order.
-        self.futures = {}
+        self._native = pool._native
+        self._lock = threading.Lock()
+        #: There once somebody wants to be told of a future.
+        self._line = None
+        self._thread = None
         #: Why there can be no workers.
-        self.broken = None
+        self._broken = None
+        #: Whether its workers were terminated by whoever has the executor.
+        self.is_ended = False
 
     def submit(self, task):
-        future = _Future()
-        self.futures[future] = None
+        return _Future(self, self._native.submit(*task))
 
-        def call(done, error):
-            self.futures.pop(future, None)
-            try:
-                self.settle(future, done, error)
-            except Exception:
-                # It was settled otherwise.
-                pass
+    def watch(self, future):
+        if self._line is None:
+            with self._lock:
+                if self._line is None:
+                    line = _native.Relay()
+                    # It must keep nobody's process from ending; who ends in order waits for it.
+                    thread = threading.Thread(
+                        target=_relay, args=(line,), name="bunshin-futures", daemon=True
+                    )
+                    thread.start()
+                    self._thread = thread
+                    self._line = line
+        self._line.watch(future._task, future)
 
-        try:
-            future._task = self.pool._native.submit(*task, call)
-        except BaseException:
-            self.futures.pop(future, None)
-            raise
-        return future
-
-    def settle(self, future, done, error):
-        if error is None:
-            ok, value = done
-            if ok:
-                future.set_result(value)
-            else:
-                future.set_exception(_raised(value))
-        elif isinstance(error, Cancelled):
-            future._forget()
-        elif isinstance(error, BrokenPool):
-            self.broken = str(error)
-            future.set_exception(BrokenInitializer(self.broken))
-        elif isinstance(error, WorkerLost):
+    def verdict(self, is_good, error):
+        """The exception of a call that has not given a result; nothing if it was cancelled."""
+        if is_good is not None:
+            return _raised(error)
+        if isinstance(error, Cancelled):
+            if self.is_ended:
+                return BrokenProcessPool("the workers were terminated")
+            return None
+        if isinstance(error, BrokenPool):
+            self._broken = str(error)
+            return BrokenInitializer(self._broken)
+        if isinstance(error, WorkerLost):
+            if self.is_ended:
+                return BrokenProcessPool("the workers were terminated")
             lost = TaskLost(error.args[0])
             lost.__dict__.update(error.__dict__)
-            future.set_exception(lost)
-        elif isinstance(error, MemoryError):
-            future.set_exception(error)
-        else:
-            future.set_exception(_unreadable("result", error))
+            return lost
+        if isinstance(error, MemoryError):
+            return error
+        return _unreadable("result", error)
+
+    @property
+    def known_broken(self):
+        """Why there can be no workers, as far as somebody has seen it."""
+        return self._broken
+
+    @property
+    def broken(self):
+        """Why there can be no workers, if that is so by now."""
+        if self._broken is None:
+            self._broken = self._native.broken()
+        return self._broken
+
+    def is_idle(self):
+        return not self._native.has_pending()
 
     def close(self):
         self.pool.close()
         _draining.add(self)
 
+    def end(self):
+        """Ends the workers, whatever they do."""
+        self.is_ended = True
+        self.pool.terminate()
+        self.join()
+
     def join(self):
         self.pool.join()
         _draining.discard(self)
+        with self._lock:
+            line, thread = self._line, self._thread
+        if line is not None:
+            line.end()
+            # A callback may be what waits for it.
+            if thread is not threading.current_thread():
+                thread.join()
 
 
 def _raised(error):
@@ -250,15 +438,15 @@ class ProcessPoolExecutor(Executor):
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._crew is None:
             for crew in list(_draining):
-                if not crew.futures:
+                if crew.is_idle():
                     crew.join()
             context = _ours(self._mp_context)
             pool = Pool(self._max_workers, *self._begin, self._max_tasks, context)
             self._crew = _Crew(pool)
             self._finish = weakref.finalize(self, _Crew.close, self._crew)
             self._finish.atexit = False
-        if self._crew.broken:
-            raise BrokenInitializer(self._crew.broken)
+        if self._crew.known_broken:
+            raise BrokenInitializer(self._crew.known_broken)
         return self._crew
 
     def submit(self, fn, /, *args, **kwargs):
@@ -290,15 +478,35 @@ class ProcessPoolExecutor(Executor):
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
-        items = zip(*iterables)
-        once = _pickled(fn)
+        is_single = len(iterables) == 1
+        items = iter(iterables[0]) if is_single else zip(*iterables)
         chunks = iter(lambda: tuple(itertools.islice(items, chunksize)), ())
+        is_own = type(self).submit is ProcessPoolExecutor.submit
+        if is_own and buffersize is None:
+            if chunksize == 1:
+                shape, tasks = ONE if is_single else TUPLE, list(items)
+            else:
+                shape, tasks = MAP if is_single else STARMAP, list(chunks)
+            with self._lock:
+                crew = self._open()
+            calls = crew.pool._native.submit_all(_pickled(fn), tasks, shape)
+            return _in_order(crew, calls, deadline, chunksize > 1)
+        loop = _worker.map_chunk if is_single else _worker.starmap_chunk
+        if is_own:
+            once = _pickled(fn)
+
+            def submit(chunk):
+                return self._submit((once, chunk, MAP if is_single else STARMAP))
+
+        else:
+
+            def submit(chunk):
+                return self.submit(loop, fn, chunk)
+
         ahead = None if buffersize is None else -(-buffersize // chunksize)
-        futures = collections.deque(
-            self._submit((once, chunk, STARMAP)) for chunk in itertools.islice(chunks, ahead)
-        )
+        futures = collections.deque(map(submit, itertools.islice(chunks, ahead)))
         # A function of its own, so that all of this happens now and not when it is first asked.
-        return _results(self, once, chunks, futures, deadline)
+        return _results(submit, chunks, futures, deadline)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         """Takes no more calls, and waits for those there are; `cancel_futures` drops those that
@@ -310,8 +518,7 @@ class ProcessPoolExecutor(Executor):
             return
         if cancel_futures:
             # What the workers take next counts as begun, whether or not they are ready for it.
-            for future in list(crew.futures)[self._max_workers :]:
-                future.cancel()
+            crew.pool._native.cancel_pending(self._max_workers)
         self._finish.detach()
         crew.close()
         if wait:
@@ -339,26 +546,48 @@ class ProcessPoolExecutor(Executor):
         if crew is None:
             return
         self._finish.detach()
-        futures = list(crew.futures)
-        for future in futures:
-            if not future.done():
-                try:
-                    future.set_exception(BrokenProcessPool("the workers were terminated"))
-                except Exception:
-                    # It was settled meanwhile.
-                    pass
-        crew.pool.terminate()
-        crew.join()
+        crew.end()
 
 
-def _results(executor, once, chunks, futures, deadline):
+def _in_order(crew, calls, deadline, are_chunks):
+    """The results of a map's calls."""
+    error = None
+    try:
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            taken = calls.next(left)
+            if taken is None:
+                raise TimeoutError()
+            values, failed = taken
+            if not values and failed is None:
+                return
+            values.reverse()
+            while values:
+                if not are_chunks:
+                    # Nothing of it is kept here.
+                    yield values.pop()
+                    continue
+                chunk = values.pop()
+                chunk.reverse()
+                while chunk:
+                    yield chunk.pop()
+            if failed is not None:
+                error = crew.verdict(*failed)
+                raise CancelledError() if error is None else error
+    finally:
+        # The traceback leads here, and would keep the error.
+        error = failed = taken = None
+        calls.cancel()
+
+
+def _results(submit, chunks, futures, deadline):
     try:
         while futures:
             left = None if deadline is None else deadline - time.monotonic()
             values = collections.deque(futures[0].result(left))
             futures.popleft()
             for chunk in itertools.islice(chunks, 1):
-                futures.append(executor._submit((once, chunk, STARMAP)))
+                futures.append(submit(chunk))
             while values:
                 yield values.popleft()
     finally:

@@ -75,7 +75,7 @@ class Cancelled(ProcessError):
 _numbers = itertools.count(1)
 
 # How the arguments of a task are given, as in `src/task.rs`.
-APPLY, MAP, STARMAP = range(2, 5)
+ONE, TUPLE, APPLY, MAP, STARMAP = range(5)
 _NAMED = (types.FunctionType, types.BuiltinFunctionType)
 
 

@@ -6,6 +6,7 @@
 mod buffer;
 mod connection;
 mod error;
+mod executor;
 mod fork;
 mod heap;
 mod interpreter;
@@ -62,6 +63,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::Pool>()?;
     module.add_class::<pool::Task>()?;
     module.add_class::<pool::Results>()?;
+    module.add_class::<executor::Relay>()?;
+    module.add_class::<executor::Calls>()?;
     module.add_function(wrap_pyfunction!(words::leave_words, module)?)?;
     module.add_function(wrap_pyfunction!(words::words_descriptor, module)?)?;
     module.add_class::<lock::SemLock>()?;

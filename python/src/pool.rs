@@ -12,6 +12,7 @@ use pyo3::types::{PyIterator, PyList, PyRange, PyTuple};
 use serde::Serialize;
 
 use crate::error::exception;
+use crate::executor::Calls;
 use crate::payload::{self, Payload};
 use crate::task::{self, Function, Outcome, Shape, execute};
 
@@ -135,6 +136,17 @@ fn settle_all(py: Python<'_>, result: Result<Outcome, TaskError>) -> Settled {
     settle(py, result).unwrap_or_else(|error| (false, error.into_value(py).into_any()))
 }
 
+/// As [`Settled`], with nothing said of how it went if there is an exception that is not the task's.
+pub(crate) type Told = (Option<bool>, Py<PyAny>);
+
+/// As [`settle_all`], for those who tell a task's exceptions from others.
+pub(crate) fn settle_told(py: Python<'_>, result: Result<Outcome, TaskError>) -> Told {
+    match settle(py, result) {
+        Ok((is_good, value)) => (Some(is_good), value),
+        Err(error) => (None, error.into_value(py).into_any()),
+    }
+}
+
 /// A pool of workers.
 #[pyclass(module = "bunshin._native", frozen)]
 pub(crate) struct Pool(Arc<bunshin::Pool>);
@@ -181,7 +193,10 @@ impl Pool {
         if let Some(held) = held {
             held.release();
         }
-        let made = Self(Arc::new(built.map_err(os)?));
+        let pool = built.map_err(os)?;
+        // Somebody may submit tasks and never ask for them.
+        bunshin::front::tend(&pool);
+        let made = Self(Arc::new(pool));
         // If this raises, the workers end with what was made.
         py.check_signals()?;
         Ok(made)
@@ -232,6 +247,34 @@ impl Pool {
             handle: Mutex::new(Some(Arc::new(handle))),
             done: Mutex::new(None),
         })
+    }
+
+    /// Gives the pool a task for each item; those that cannot be pickled fail.
+    fn submit_all(
+        &self,
+        py: Python<'_>,
+        function: Bound<'_, PyAny>,
+        items: &Bound<'_, PyList>,
+        shape: u8,
+    ) -> PyResult<Calls> {
+        let function = Function::new(function);
+        Calls::begin(py, &self.0, &function, items, Shape::given(shape)?)
+    }
+
+    /// Cancels the tasks that were submitted and have not begun, but for the oldest `kept` that are
+    /// not done.
+    fn cancel_pending(&self, py: Python<'_>, kept: usize) {
+        py.detach(|| bunshin::front::cancel_pending(&self.0, kept));
+    }
+
+    /// Whether tasks that were submitted are not done.
+    fn has_pending(&self, py: Python<'_>) -> bool {
+        py.detach(|| bunshin::front::has_pending(&self.0))
+    }
+
+    /// Why the pool cannot have workers, if that is so.
+    fn broken(&self, py: Python<'_>) -> Option<String> {
+        py.detach(|| bunshin::front::broken(&self.0))
     }
 
     /// Calls a function (what `bunshin.pool.pickled` makes of it) with each item, so many in a
@@ -321,7 +364,7 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    fn handle(&self) -> Option<Arc<TaskHandle<Outcome>>> {
+    pub(crate) fn handle(&self) -> Option<Arc<TaskHandle<Outcome>>> {
         let kept = self.handle.lock();
         kept.unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -329,6 +372,50 @@ impl Task {
     fn done(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         done.as_ref().map(|done| done.clone_ref(py))
+    }
+
+    /// Waits for what became of the task, and makes something of it, once.
+    fn take(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        settle: impl FnOnce(Python<'_>, Result<Outcome, TaskError>) -> PyResult<Py<PyAny>>,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(done) = self.done(py) {
+            return Ok(Some(done));
+        }
+        if !self.wait(py, timeout)? {
+            return Ok(None);
+        }
+        let kept = self
+            .handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(mut shared) = kept else {
+            // Another thread is just making the result of it.
+            loop {
+                if let Some(done) = self.done(py) {
+                    return Ok(Some(done));
+                }
+                py.detach(std::thread::yield_now);
+            }
+        };
+        let handle = loop {
+            match Arc::try_unwrap(shared) {
+                Ok(handle) => break handle,
+                // Another thread is just leaving its wait.
+                Err(still) => {
+                    shared = still;
+                    py.detach(std::thread::yield_now);
+                }
+            }
+        };
+        let result = py.detach(|| handle.get());
+        let settled = settle(py, result)?;
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done = Some(settled.clone_ref(py));
+        Ok(Some(settled))
     }
 }
 
@@ -370,44 +457,26 @@ impl Task {
     /// Nothing if it is not done in that time.
     #[pyo3(signature = (timeout=None))]
     fn get(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
-        if let Some(done) = self.done(py) {
-            return Ok(Some(done));
-        }
-        if !self.wait(py, timeout)? {
-            return Ok(None);
-        }
-        let kept = self
-            .handle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(mut shared) = kept else {
-            // Another thread is just making the result of it.
-            loop {
-                if let Some(done) = self.done(py) {
-                    return Ok(Some(done));
-                }
-                py.detach(std::thread::yield_now);
-            }
-        };
-        let handle = loop {
-            match Arc::try_unwrap(shared) {
-                Ok(handle) => break handle,
-                // Another thread is just leaving its wait.
-                Err(still) => {
-                    shared = still;
-                    py.detach(std::thread::yield_now);
-                }
-            }
-        };
-        let result = py.detach(|| handle.get());
-        let settled = settle_all(py, result)
-            .into_pyobject(py)?
-            .into_any()
-            .unbind();
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        *done = Some(settled.clone_ref(py));
-        Ok(Some(settled))
+        self.take(py, timeout, |py, result| {
+            let settled = settle_all(py, result).into_pyobject(py)?;
+            Ok(settled.into_any().unbind())
+        })
+    }
+
+    /// As `get`, where exceptions that are not the task's own are told from those that are: it is
+    /// said of them neither that it went well nor that it did not.
+    #[pyo3(signature = (timeout=None))]
+    fn outcome(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
+        self.take(py, timeout, |py, result| {
+            let told = settle_told(py, result).into_pyobject(py)?;
+            Ok(told.into_any().unbind())
+        })
+    }
+
+    /// Whether a worker is at the task.
+    fn has_begun(&self, py: Python<'_>) -> bool {
+        let handle = self.handle();
+        py.detach(|| handle.is_some_and(|handle| bunshin::front::has_begun(&handle)))
     }
 
     /// Cancels the task if it has not begun, or with `kill` also then.

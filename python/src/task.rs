@@ -188,6 +188,12 @@ impl Outcome {
         }
     }
 
+    /// Bytes of the result, roughly, until it is taken.
+    pub(crate) fn len(&self) -> usize {
+        let payload = self.payload.lock().unwrap_or_else(PoisonError::into_inner);
+        payload.as_ref().map_or(0, Payload::len)
+    }
+
     /// Whether it went well, and the result or the exception: once.
     pub(crate) fn unpickle(&self, py: Python<'_>) -> PyResult<(bool, Py<PyAny>)> {
         let payload = self

@@ -7,6 +7,7 @@ pub mod memory;
 use std::ffi::OsString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::task::Waker;
 use std::time::Duration;
 
 use serde::de::{DeserializeOwned, Error as _};
@@ -19,6 +20,7 @@ use crate::codec::serde::{decode, encode};
 use crate::connection::Sender;
 pub use crate::connection::{Arrival, Bytes, Hub};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::{Pool, TaskHandle};
 use crate::process::run_hosted;
 pub use crate::queue::{Item, ItemBytes};
 use crate::queue::{JoinableQueue, Queue};
@@ -177,6 +179,51 @@ pub fn clear_interrupt() {
 /// Has each worker of a pool call a function before it sleeps: for what its tasks have printed.
 pub fn on_idle(call: fn()) {
     crate::pool::on_idle(call);
+}
+
+/// Has the tasks of a pool's handles be done though nobody waits, whatever becomes of its workers:
+/// with a thread, from the first such task on.
+pub fn tend(pool: &Pool) {
+    pool.have_tended();
+}
+
+/// Cancels the tasks of a pool's handles that have not begun, but for the oldest `kept` that are not
+/// done.
+pub fn cancel_pending(pool: &Pool, kept: usize) {
+    pool.cancel_pending(kept);
+}
+
+/// Whether tasks of a pool's handles are not done.
+#[must_use]
+pub fn has_pending(pool: &Pool) -> bool {
+    pool.has_pending()
+}
+
+/// Why a pool cannot have workers, if that is so.
+#[must_use]
+pub fn broken(pool: &Pool) -> Option<String> {
+    pool.broken()
+}
+
+/// Has a waker woken once a task is done, though nobody waits. True if it is done now, and nobody
+/// will be woken.
+///
+/// # Errors
+/// As awaiting the handle.
+pub fn watch<R>(task: &TaskHandle<R>, waker: &Waker) -> Result<bool> {
+    task.watch(waker)
+}
+
+/// Whether a task is known to be done, without looking.
+#[must_use]
+pub fn is_known<R>(task: &TaskHandle<R>) -> bool {
+    task.is_known()
+}
+
+/// Whether a worker is at a task.
+#[must_use]
+pub fn has_begun<R>(task: &TaskHandle<R>) -> bool {
+    task.has_begun()
 }
 
 /// Has a text be among the last words of this process, which are the error's to tell if it dies with

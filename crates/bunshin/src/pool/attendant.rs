@@ -21,6 +21,7 @@ use super::dispatcher::{Core, Dispatcher};
 use super::drive::LowWater;
 use super::outcomes::Job;
 use super::state::Phase;
+use super::tended::Tending;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{StartMethod, panic};
 use crate::sys::process::is_hosted;
@@ -39,6 +40,17 @@ pub(crate) struct Attendants {
     is_ending: bool,
     /// Whether the thread that drives the pool sleeps until there is a need.
     pub(crate) is_asleep: bool,
+    /// Whether it does so for as long as nobody wakes it.
+    pub(crate) is_off: bool,
+    /// There if tasks are to be done though nobody waits, whatever becomes of workers.
+    pub(crate) tending: Option<Tending>,
+}
+
+impl Attendants {
+    /// Whether there is no thread that drives the pool.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.supervisor.is_none()
+    }
 }
 
 impl Core {
@@ -55,6 +67,7 @@ impl Core {
             // Workers ask for them.
             || !self.task_handles.is_empty()
             || self.has_unpushed()
+            || self.wears_workers()
             || self.state.has_limits()
             || self.limits.is_ending()
     }
@@ -147,9 +160,17 @@ impl Dispatcher {
                 if core.attendants.is_ending {
                     return;
                 }
+                let left = core.next_look();
                 core.attendants.is_asleep = true;
-                core = core.wait(&self.duty, None);
+                core.attendants.is_off = left.is_none();
+                core = core.wait(&self.duty, left);
                 core.attendants.is_asleep = false;
+                core.attendants.is_off = false;
+                if left.is_some() {
+                    core.look_after();
+                    core.send_jobs();
+                    self.tell_news(&mut core);
+                }
             }
             drop(core);
             let is_over = |core: &mut Core| !core.needs_driving();

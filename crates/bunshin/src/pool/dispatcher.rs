@@ -341,6 +341,16 @@ impl Core {
         write(&self.table, slot, entry, chunk, bytes, outgoing)
     }
 
+    /// Whether it is time to look for workers that have ended: then it counts as done.
+    pub(crate) fn is_due_for_look(&mut self) -> bool {
+        let now = thread::ticks();
+        let is_due = now.wrapping_sub(self.looked) > LOOK_EVERY;
+        if is_due {
+            self.looked = now;
+        }
+        is_due
+    }
+
     /// Whether there is nothing to do, and nobody who may bring more.
     pub(crate) fn is_idle(&self) -> bool {
         self.state.is_idle() && !self.posts.has_backlog()
@@ -481,9 +491,7 @@ impl Dispatcher {
         core.check_open()?;
         // Workers that died while nobody looked are replaced now. A call for each worker is too much
         // for each of many short batches; and who waits for long watches the workers anyway.
-        let now = thread::ticks();
-        if now.wrapping_sub(core.looked) > LOOK_EVERY {
-            core.looked = now;
+        if core.is_due_for_look() {
             core.bury_dead();
         }
         Ok(core.state.open_batch())

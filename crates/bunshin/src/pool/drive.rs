@@ -109,7 +109,7 @@ impl Dispatcher {
     }
 
     /// Has those look again for whom something has been found.
-    fn tell_news(&self, core: &mut Core) {
+    pub(crate) fn tell_news(&self, core: &mut Core) {
         if core.posts.take_news() || core.state.has_other_mail(0) {
             self.tell_asleep(core);
         }

@@ -55,6 +55,14 @@ impl<R> Handle<R> {
         self.source.unwatch(&self.outcomes);
     }
 
+    pub(super) fn is_known(&self) -> bool {
+        self.outcomes.is_ready()
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.source.has_begun(&self.outcomes, self.hint)
+    }
+
     fn cancel(&self, also_running: bool) -> usize {
         let (outcomes, source) = (&self.outcomes, &self.source);
         source.cancel(outcomes, self.hint, also_running)

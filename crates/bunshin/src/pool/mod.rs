@@ -6,7 +6,8 @@
 //! - `drive`: waiting, and doing the pool's work meanwhile; `limits`: tasks that take too long.
 //! - `awaited`, `stream`: handles and imaps as futures and streams.
 //! - `held`: the lock over all that changes, and who is woken after it.
-//! - `post`, `outcomes`: tasks that nobody waits for now; `attendant`: the threads for them.
+//! - `post`, `outcomes`: tasks that nobody waits for now; `attendant`: the threads for them,
+//!   and `tended` what they look after.
 //! - `supervisor`: starts, watches and replaces workers; `worker`: what those run.
 //! - `par_map`: a pool of forks, for a closure that borrows.
 //! - `stateful`: workers with a state of their own; `thread_pool`, `thread_builder`,
@@ -33,6 +34,7 @@ mod stateful;
 #[cfg(feature = "tokio")]
 mod stream;
 mod supervisor;
+mod tended;
 mod thread_builder;
 mod thread_imap;
 mod thread_pool;

@@ -46,6 +46,10 @@ pub(crate) trait Source: Send + Sync {
     /// workers of those that have. `hint` is where its post is, if it can have only one. Gives
     /// how many tasks that were.
     fn cancel(&self, outcomes: &Arc<Outcomes>, hint: Option<usize>, also_running: bool) -> usize;
+    /// Whether a worker is at the task of a handle that has only one, where that can be told.
+    fn has_begun(&self, _outcomes: &Arc<Outcomes>, _hint: Option<usize>) -> bool {
+        false
+    }
     /// Has `attach` add a callback while no outcome is delivered, which says whether that will
     /// be called by and by, and what is to be called now.
     fn attach(&self, attach: &mut dyn FnMut() -> (bool, Option<Job>));

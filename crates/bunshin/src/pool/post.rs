@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use super::dispatcher::{Core, Dispatcher, Written};
 use super::drive::LowWater;
 use super::outcomes::{Aftermath, Job, Outcome, Outcomes, Payload, Source};
-use super::state::{Delivery, POSTS, Phase};
+use super::state::{Delivery, POSTS, Phase, Task};
+use super::tended::is_at_work;
 use crate::codec::attachments::Outgoing;
 use crate::error::{ErrorKind, Result};
 use crate::process::TaskError;
@@ -34,7 +35,8 @@ struct Post {
     outcomes: Arc<Outcomes>,
     position: usize,
     serial: u64,
-    is_in_table: bool,
+    /// Where it lies in the table, once it does.
+    slot: Option<u32>,
 }
 
 /// A task that waits for room in the table.
@@ -89,7 +91,7 @@ impl Posts {
             outcomes: Arc::clone(outcomes),
             position,
             serial: self.next_serial,
-            is_in_table: false,
+            slot: None,
         });
         let key = match self.free.pop() {
             Some(key) => {
@@ -118,6 +120,26 @@ impl Posts {
         self.n_awaited -= usize::from(was_awaited);
         self.wakers.extend(waker);
         job
+    }
+
+    /// The tasks that are not done, from the oldest on.
+    pub(crate) fn by_age(&self) -> Vec<usize> {
+        let posts = self.posts.iter().enumerate();
+        let mut open: Vec<_> = posts
+            .filter_map(|(key, post)| Some((post.as_ref()?.serial, key)))
+            .collect();
+        open.sort_unstable();
+        open.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// Whether any is not done.
+    pub(crate) fn any(&self) -> bool {
+        self.posts.len() > self.free.len()
+    }
+
+    /// How many there have been.
+    pub(crate) fn count(&self) -> u64 {
+        self.next_serial
     }
 
     pub(crate) fn has_backlog(&self) -> bool {
@@ -245,7 +267,7 @@ impl Core {
 
     fn begin_post(&mut self, key: usize, limit: Option<Duration>, slot: u32, outgoing: Outgoing) {
         if let Some(Some(post)) = self.posts.posts.get_mut(key) {
-            post.is_in_table = true;
+            post.slot = Some(slot);
         }
         let written = Written {
             slot,
@@ -263,6 +285,44 @@ impl Core {
                 self.deliver(pending.key, Err(error));
             }
         }
+    }
+
+    /// Cancels a task, or if `also_running` ends its worker. False if it has begun, or is over.
+    pub(crate) fn cancel_post(&mut self, key: usize, also_running: bool) -> bool {
+        let Some(Some(post)) = self.posts.posts.get(key) else {
+            return false;
+        };
+        let Some(slot) = post.slot else {
+            self.deliver(key, Err(TaskError::Cancelled));
+            return true;
+        };
+        let Some(task) = self.posted_in(slot, key) else {
+            return false;
+        };
+        if self.withdraw(slot, task.ticket) {
+            return true;
+        }
+        let doomed = also_running.then(|| self.table.doom(slot, task.ticket));
+        if let Some(Some(worker)) = doomed {
+            self.kill(worker);
+            return true;
+        }
+        false
+    }
+
+    /// The slot and the ticket of a handle's task, if it is in the table.
+    pub(crate) fn slot_of(&self, key: usize, outcomes: &Arc<Outcomes>) -> Option<(u32, u32)> {
+        let post = self.posts.posts.get(key)?.as_ref()?;
+        let slot = post
+            .slot
+            .filter(|_| Arc::ptr_eq(&post.outcomes, outcomes))?;
+        Some((slot, self.posted_in(slot, key)?.ticket))
+    }
+
+    /// The task of a post, if it is in that slot.
+    fn posted_in(&self, slot: u32, key: usize) -> Option<Task> {
+        let task = self.state.task(slot);
+        task.filter(|task| task.batch == POSTS && task.position == key)
     }
 
     fn has_room_for_large(&self) -> bool {
@@ -335,6 +395,7 @@ impl Dispatcher {
                 self.tell_all(&core);
             }
         }
+        self.tend(&mut core);
         Ok(key)
     }
 
@@ -371,10 +432,12 @@ impl Source for Dispatcher {
         {
             // Who only looks, again and again, is all the pool may have.
             let mut core = self.lock();
-            for number in 0..self.n_workers {
-                core.read_packets(number);
+            if core.is_due_for_look() {
+                for number in 0..self.n_workers {
+                    core.read_packets(number);
+                }
+                core.bury_dead();
             }
-            core.bury_dead();
         }
         // Whoever waits is told why that fails.
         let _ = self.look_for(None, Some(Instant::now()));
@@ -417,56 +480,36 @@ impl Source for Dispatcher {
         }
     }
 
+    fn has_begun(&self, outcomes: &Arc<Outcomes>, hint: Option<usize>) -> bool {
+        self.is_ours() && is_at_work(&self.lock(), outcomes, hint)
+    }
+
     fn cancel(&self, outcomes: &Arc<Outcomes>, hint: Option<usize>, also_running: bool) -> usize {
         if !self.is_ours() {
             return 0;
         }
         let mut core = self.lock();
         core.collect();
-        let mine = |post: &Option<Post>| {
-            let post = post.as_ref()?;
-            Arc::ptr_eq(&post.outcomes, outcomes).then_some(post.is_in_table)
+        let is_mine = |post: &Option<Post>| {
+            let post = post.as_ref();
+            post.is_some_and(|post| Arc::ptr_eq(&post.outcomes, outcomes))
         };
         let posts = &core.posts.posts;
-        let keys: Vec<(usize, bool)> = match hint {
-            Some(key) => posts.get(key).and_then(mine).map(|it| (key, it)),
-            None => None,
-        }
-        .into_iter()
-        .chain(posts.iter().enumerate().filter_map(|(key, post)| {
-            // With a hint there is no other.
-            hint.is_none()
-                .then(|| mine(post))
-                .flatten()
-                .map(|it| (key, it))
-        }))
-        .collect();
+        let keys: Vec<usize> = match hint {
+            // There is no other.
+            Some(key) => posts
+                .get(key)
+                .filter(|post| is_mine(post))
+                .map(|_| key)
+                .into_iter()
+                .collect(),
+            None => (0..posts.len())
+                .filter(|key| is_mine(&posts[*key]))
+                .collect(),
+        };
         let mut count = 0;
-        for (key, is_in_table) in &keys {
-            if !is_in_table {
-                core.deliver(*key, Err(TaskError::Cancelled));
-                count += 1;
-            }
-        }
-        if keys.iter().any(|(_, is_in_table)| *is_in_table) {
-            let tasks: Vec<_> = core
-                .state
-                .tasks_of(POSTS)
-                .filter(|(_, task)| {
-                    let post = core.posts.posts.get(task.position);
-                    post.is_some_and(|post| mine(post).is_some())
-                })
-                .collect();
-            for (slot, task) in tasks {
-                if core.withdraw(slot, task.ticket) {
-                    count += 1;
-                } else if also_running {
-                    if let Some(worker) = core.table.doom(slot, task.ticket) {
-                        core.kill(worker);
-                        count += 1;
-                    }
-                }
-            }
+        for key in keys {
+            count += usize::from(core.cancel_post(key, also_running));
         }
         core.deliver_posts();
         core.send_jobs();
