@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from multiprocessing import context as _own
 from multiprocessing import process, util
 from multiprocessing.context import (  # noqa: F401
@@ -126,6 +127,26 @@ class _ForkServerPopen(_Popen):
     method = "forkserver"
 
 
+class _WorkerPopen(_Popen):
+    """What is behind the process object of a pool's worker, which the pool has started."""
+
+    def __init__(self, worker):
+        self._child = worker
+        self.pid = worker.pid
+        self.sentinel = worker.sentinel
+        self.returncode = None
+
+    def _send_signal(self, sig):
+        try:
+            # Its number may be another's by now, the descriptor not.
+            signal.pidfd_send_signal(self.sentinel, sig)
+        except ProcessLookupError:
+            pass
+
+    def close(self):
+        self._child = None
+
+
 class _InChild:
     """What a child does first, and what a pool's worker may do."""
 
@@ -184,8 +205,37 @@ class ForkServerProcess(_InChild, _own.ForkServerProcess):
         return _ForkServerPopen(process_obj)
 
 
+def worker_process(worker, name):
+    """A process object for a worker of a pool's, which is none of the children that this process
+    waits for at its end."""
+    made = PoolProcess(name=name, daemon=True)
+    made._popen = _WorkerPopen(worker)
+    made._sentinel = worker.sentinel
+    return made
+
+
+class PoolProcess(_InChild, _own.Process):
+    """A worker of a pool, as `active_children` gives it: if it is ended, its pool has another."""
+
+    _start_method = None
+
+    @staticmethod
+    def _Popen(process_obj):
+        raise AssertionError("a pool starts its workers")
+
+
+def _active_children():
+    """The process objects of the children that live, the workers of pools among them."""
+    children = process.active_children()
+    # Without that module there are no pools.
+    pool = sys.modules.get(f"{__package__}.pool")
+    return children if pool is None else children + pool.living_workers()
+
+
 class _Methods:
     """What this package brings of its own."""
+
+    active_children = staticmethod(_active_children)
 
     def freeze_support(self):
         """Has a frozen program be a child where it was started as one."""

@@ -425,6 +425,12 @@ class ProcessPoolExecutor(Executor):
         """Why there can be no workers, if so."""
         return False if self._crew is None else self._crew.broken or False
 
+    @property
+    def _processes(self):
+        """The workers by their process ids: some programs look for them here."""
+        crew = self._crew
+        return {} if crew is None else {worker.pid: worker for worker in crew.pool._pool}
+
     def _disown(self):
         if self._finish is not None:
             self._finish.detach()

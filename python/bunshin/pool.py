@@ -12,6 +12,7 @@ import threading
 import time
 import types
 import warnings
+import weakref
 from multiprocessing import pool as _own
 from multiprocessing import util
 from multiprocessing.context import ProcessError, TimeoutError
@@ -25,6 +26,7 @@ from multiprocessing.pool import (  # noqa: F401
 )
 
 from . import _native, _start, _worker
+from .context import worker_process
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -73,6 +75,15 @@ class Cancelled(ProcessError):
 
 
 _numbers = itertools.count(1)
+
+#: Those of this process, and of those that it is a copy of.
+_pools = weakref.WeakSet()
+
+
+def living_workers():
+    """The process objects of the workers of all pools of this process."""
+    return [worker for pool in list(_pools) for worker in pool._pool]
+
 
 # How the arguments of a task are given, as in `src/task.rs`.
 ONE, TUPLE, APPLY, MAP, STARMAP = range(5)
@@ -129,9 +140,12 @@ class Pool:
         self._processes = processes
         # Those that are not over, also if nobody wants their results: the work is to be done.
         self._streams = set()
+        #: The process objects of workers that were asked for, by their numbers.
+        self._listed = {}
         method = self._ctx.get_start_method()
         process = self._ctx.Process()
         name = process._name.partition("-")[0].replace("Process", "PoolWorker")
+        self._name = name
         given = {"name": name, "initializer": initializer, "initargs": tuple(initargs)}
         number = next(_numbers)
         if method == "fork":
@@ -161,6 +175,7 @@ class Pool:
             self, _end, args=(self._native, number, os.getpid()), exitpriority=15
         )
         self._state = RUN
+        _pools.add(self)
 
     @staticmethod
     def Process(ctx, *args, **kwds):
@@ -190,7 +205,16 @@ class Pool:
     @property
     def _pool(self):
         """The workers: some programs look for them here."""
-        return [_Worker(pid) for pid in self._native.worker_pids()]
+        before = self._listed
+        now = {}
+        for worker in self._native.workers():
+            known = before.get(worker.pid)
+            # Another may have the number by now.
+            if known is None or not known.is_alive():
+                known = worker_process(worker, f"{self._name}-{worker.pid}")
+            now[worker.pid] = known
+        self._listed = now
+        return list(now.values())
 
     def _check_running(self):
         if self._state != RUN:
@@ -332,21 +356,6 @@ class Pool:
 
     def __exit__(self, exc_type, exc_val, exc_tb):
         self.terminate()
-
-
-class _Worker:
-    """A worker, as a pool names it."""
-
-    def __init__(self, pid):
-        self.pid = self.ident = pid
-
-    def is_alive(self):
-        """Whether the worker has not ended."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
 
 
 def _end(native, number, pid):

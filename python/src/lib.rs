@@ -49,6 +49,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fork::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(fork::before_exit, module)?)?;
     module.add_class::<process::Child>()?;
+    module.add_class::<process::Worker>()?;
     module.add_function(wrap_pyfunction!(process::start, module)?)?;
     module.add_function(wrap_pyfunction!(process::run_child, module)?)?;
     module.add_function(wrap_pyfunction!(process::end_after_parent, module)?)?;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::error::exception;
 use crate::executor::Calls;
 use crate::payload::{self, Payload};
+use crate::process::Worker;
 use crate::task::{self, Function, Outcome, Shape, execute};
 
 // ---------------------------------------------------------------------------
@@ -324,6 +325,12 @@ impl Pool {
             ready: Mutex::new(VecDeque::new()),
             raised,
         })
+    }
+
+    /// The workers that there are now.
+    fn workers(&self, py: Python<'_>) -> Vec<Worker> {
+        let workers = py.detach(|| bunshin::front::workers(&self.0));
+        workers.into_iter().map(Worker::new).collect()
     }
 
     fn worker_pids(&self, py: Python<'_>) -> Vec<u32> {

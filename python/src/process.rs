@@ -70,6 +70,42 @@ impl Child {
     }
 }
 
+/// A worker of a pool, which the pool starts, watches and replaces.
+#[pyclass(module = "bunshin._native", frozen)]
+pub(crate) struct Worker {
+    worker: bunshin::front::PoolWorker,
+    #[pyo3(get)]
+    pid: u32,
+    /// Readable once the worker has ended, and open for as long as this is there.
+    #[pyo3(get)]
+    sentinel: RawFd,
+}
+
+impl Worker {
+    pub(crate) fn new(worker: bunshin::front::PoolWorker) -> Self {
+        Self {
+            pid: worker.pid(),
+            sentinel: worker.sentinel().as_raw_fd(),
+            worker,
+        }
+    }
+}
+
+#[pymethods]
+impl Worker {
+    /// As `Child.wait`.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
+        let timeout = timeout
+            .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+        let waited = py.detach(|| self.worker.wait(timeout));
+        if let Some(raised) = crate::fork::take_raised() {
+            return Err(raised);
+        }
+        Ok(waited.map_err(|error| exception(&error))?.map(code))
+    }
+}
+
 /// Starts a child that first takes over `preparation` and then runs `process`.
 ///
 /// What the command starts calls [`run_child`].

@@ -7,8 +7,9 @@ pub mod memory;
 use std::ffi::OsString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
@@ -21,7 +22,7 @@ use crate::connection::Sender;
 pub use crate::connection::{Arrival, Bytes, Hub};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{Pool, TaskHandle};
-use crate::process::run_hosted;
+use crate::process::{Child, ExitStatus, run_hosted};
 pub use crate::queue::{Item, ItemBytes};
 use crate::queue::{JoinableQueue, Queue};
 pub use crate::sync::plain::{
@@ -29,7 +30,7 @@ pub use crate::sync::plain::{
 };
 use crate::sys::memory as memory_of_the_system;
 use crate::sys::{grace, interrupt, process, socket, thread, words};
-use crate::transport::channel;
+use crate::transport::{Patience, channel};
 
 /// A value as bytes, and the handles that travel beside them in whatever way the front has.
 ///
@@ -191,6 +192,43 @@ pub fn tend(pool: &Pool) {
 /// done.
 pub fn cancel_pending(pool: &Pool, kept: usize) {
     pool.cancel_pending(kept);
+}
+
+/// A worker of a pool, which the pool goes on to watch and to replace.
+#[derive(Clone, Debug)]
+pub struct PoolWorker(pub(crate) Arc<Child>);
+
+impl PoolWorker {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    /// A handle that is ready once it has ended.
+    #[must_use]
+    pub fn sentinel(&self) -> BorrowedFd<'_> {
+        self.0.pidfd()
+    }
+
+    /// How it ended, if it has in that time; without one, waits until it has.
+    ///
+    /// # Errors
+    /// `Os` if the system does not tell.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<ExitStatus>> {
+        let until = |timeout| Instant::now().checked_add(timeout);
+        self.0.wait(match timeout {
+            Some(Duration::ZERO) => Patience::Never,
+            Some(timeout) => until(timeout).map_or(Patience::Forever, Patience::Until),
+            None => Patience::Forever,
+        })
+    }
+}
+
+/// The workers of a pool that there are now. Dead ones are replaced first.
+#[must_use]
+pub fn workers(pool: &Pool) -> Vec<PoolWorker> {
+    pool.members().into_iter().map(PoolWorker).collect()
 }
 
 /// Whether tasks of a pool's handles are not done.

@@ -15,6 +15,7 @@ use super::handle::TaskHandle;
 use super::outcomes::Outcomes;
 use super::state::Phase;
 use crate::error::Result;
+use crate::process::Child;
 
 /// How often the thread looks while there are tasks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -99,6 +100,17 @@ impl Pool {
         core.deliver_posts();
         core.send_jobs();
         self.dispatcher.tell_all(&core);
+    }
+
+    /// The workers that there are now. Dead ones are replaced first.
+    pub(crate) fn members(&self) -> Vec<Arc<Child>> {
+        if !self.dispatcher.is_ours() {
+            return Vec::new();
+        }
+        let mut core = self.dispatcher.lock();
+        core.bury_dead();
+        let workers = core.workers.iter().flatten();
+        workers.map(|worker| Arc::clone(&worker.child)).collect()
     }
 
     /// Whether tasks of handles are not done, as far as is known.
