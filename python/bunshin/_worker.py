@@ -1,21 +1,69 @@
 """What the workers of a pool run, and what becomes of what they raise."""
 
+import _signal
+import contextlib
 import faulthandler
-import functools
 import itertools
 import os
 import pickle
-import signal
 import sys
 import types
 from multiprocessing import process, util
 
-from . import _native, context
+from . import _fork, _native, context
 
 __all__ = ()
 
 #: What the workers that are copies of this process begin with, by the number of their pool.
 inherited = {}
+
+
+def leave_to_copies(number, given, process_obj):
+    """Leaves to the workers of a pool, which are to be copies of this process, what they begin with.
+
+    A page is copied for each worker that uses an object on it: what they can have ready is made here.
+    """
+    parent = process.current_process()
+    own = process.BaseProcess.__new__(process.BaseProcess)
+    own.__dict__.update(process_obj.__dict__)
+    own._identity = (*parent._identity, 1)
+    given["own"] = own
+    given["parent"] = process._ParentProcess(parent._name, os.getpid(), None)
+    # A call's first time is where its names are made.
+    with contextlib.suppress(OSError):
+        os.close(os.pidfd_open(os.getpid()))
+    given["children"] = set()
+    given["counter"] = itertools.count(1)
+    given["input"] = given["descriptor"] = None
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        try:
+            given["input"] = open(descriptor, encoding="utf-8", closefd=False)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        given["descriptor"] = descriptor
+    inherited[number] = given
+
+
+def forget(number):
+    """Leaves nothing to workers of that pool any more."""
+    given = inherited.pop(number, None)
+    # Somebody may have closed all descriptors, and others have got their numbers.
+    if given is not None and _native.is_null_device(given["descriptor"]):
+        os.close(given["descriptor"])
+
+
+def _take_input(given):
+    """Has an input at its end, as `util._close_stdin` does."""
+    if sys.stdin is None or not _native.is_null_device(given["descriptor"]):
+        util._close_stdin()
+        return
+    try:
+        sys.stdin.close()
+    except (OSError, ValueError):
+        pass
+    sys.stdin = given["input"]
 
 
 #: The stream whose text is kept in this process, or the one that it is a copy of.
@@ -36,7 +84,7 @@ def keep_words():
         return
     if _keeps_reports or not faulthandler.is_enabled():
         # Those of the thread that crashed: the others wait, and there may be many.
-        faulthandler.enable(descriptor, all_threads=False)
+        faulthandler.enable(descriptor, False)
         _keeps_reports = True
     stream = sys.stderr
     # In a worker of a worker it may be one that is kept already, by now for this one.
@@ -44,64 +92,57 @@ def keep_words():
         return
     try:
         # Of this very object: some set what they are told to set on another that they write to.
-        object.__setattr__(stream, "write", _keeping(stream.write))
+        object.__setattr__(stream, "write", _native.KeepingWrite(stream.write))
     except (AttributeError, TypeError):
         # A stream of somebody's that cannot be changed, or none at all.
         return
     _kept = stream
 
 
-def _keeping(write):
-    leave = _native.leave_words
-
-    @functools.wraps(write, updated=())
-    def keep_and_write(*args, **kwargs):
-        # First: this process may not live to see the write return.
-        if args:
-            leave(args[0])
-        return write(*args, **kwargs)
-
-    return keep_and_write
-
-
 def begin_forked(number):
     """Begins a worker that is a copy of its parent."""
     given = inherited[number]
-    parent = process.current_process()
+    parent = process._current_process
+    # What it has of pipes is closed by `end`.
+    _fork.forked = os.getpid()
     util._finalizer_registry.clear()
-    util._run_after_forkers()
-    util._close_stdin()
-    process._children = set()
-    process._process_counter = itertools.count(1)
-    _become(given["name"], parent)
+    # One of them is the package's own, and has nothing to do then.
+    if len(util._afterfork_registry.data) > 1:
+        util._run_after_forkers()
+    _take_input(given)
+    process._children = given["children"]
+    process._process_counter = given["counter"]
+    _become(given, given["own"], given["parent"], parent)
     _initialize(given)
 
 
 def begin(given):
     """Begins a worker that is no copy of its parent."""
-    _become(given["name"], process.current_process())
+    parent = process.current_process()
+    above = process._ParentProcess(parent._name, os.getppid(), None)
+    _become(given, process.BaseProcess(), above, parent)
     _initialize(given)
 
 
-def _become(name, parent):
+def _become(given, own, above, parent):
     context.is_worker = True
-    config = dict(parent._config, daemon=True)
-    own = process.BaseProcess(name=f"{name}-{os.getpid()}")
-    own._config = config
-    own._parent_pid = os.getppid()
+    own._name = f"{given['name']}-{os.getpid()}"
+    own._config = dict(parent._config, daemon=True)
+    own._parent_pid = above._pid
     try:
-        sentinel = os.pidfd_open(os.getppid())
+        above._sentinel = os.pidfd_open(above._pid)
     except OSError:
-        sentinel = None
+        pass
     process._current_process = own
-    process._parent_process = process._ParentProcess(parent._name, os.getppid(), sentinel)
+    process._parent_process = above
 
 
 def ignore_interrupts():
     """An interrupt is the parent's to handle: it ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # By the module beneath, as `signal` makes members of enumerations of all that it is told.
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     # They have waited for this.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
 
 
 def _initialize(given):
@@ -122,6 +163,8 @@ def end():
         util._exit_function()
     finally:
         util._flush_std_streams()
+        if _fork.forked == os.getpid():
+            _native.before_exit()
 
 
 def describe(error):

@@ -149,7 +149,7 @@ class Pool:
         given = {"name": name, "initializer": initializer, "initargs": tuple(initargs)}
         number = next(_numbers)
         if method == "fork":
-            _worker.inherited[number] = given
+            _worker.leave_to_copies(number, given, process)
             preparation, begin = None, None
         else:
             number, preparation, begin = None, _start.preparation(process), given
@@ -168,7 +168,7 @@ class Pool:
                     begin,
                 )
         except BaseException:
-            _worker.inherited.pop(number, None)
+            _worker.forget(number)
             raise
         self._number = number
         self._terminate = util.Finalize(
@@ -348,7 +348,7 @@ class Pool:
                 stream.drain()
                 self._over(stream)
         self._native.join()
-        _worker.inherited.pop(self._number, None)
+        _worker.forget(self._number)
 
     def __enter__(self):
         self._check_running()
@@ -362,7 +362,7 @@ def _end(native, number, pid):
     # In a copy of this process the workers are the parent's.
     if os.getpid() == pid:
         native.terminate()
-        _worker.inherited.pop(number, None)
+        _worker.forget(number)
 
 
 class ApplyResult:

@@ -1,6 +1,7 @@
 //! Forks that the interpreter makes, and signals that arrive in a wait.
 
 use std::cell::RefCell;
+use std::os::unix::fs::MetadataExt;
 
 use pyo3::prelude::*;
 
@@ -49,4 +50,15 @@ pub(crate) fn after_fork_in_child() {
 #[pyfunction]
 pub(crate) fn before_exit() {
     bunshin::front::before_exit();
+}
+
+/// Whether a descriptor is one of the null device.
+#[pyfunction]
+pub(crate) fn is_null_device(descriptor: Option<i32>) -> bool {
+    let Some(descriptor) = descriptor else {
+        return false;
+    };
+    let number = |path: String| std::fs::metadata(path).map(|about| about.rdev()).ok();
+    let found = number(format!("/proc/self/fd/{descriptor}"));
+    found.is_some() && found == number("/dev/null".to_owned())
 }

@@ -19,6 +19,9 @@ pub(crate) fn watch_forks() {
 }
 
 fn before() {
+    // Freed memory is sorted by the first that asks for much, and what lies around it is written to
+    // by that: not by each child.
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(64 << 10)));
     HELD.set(Some(bunshin::front::hold_interrupts()));
     // SAFETY: the engine forks while the interpreter runs; whether this thread is attached
     // does not matter.

@@ -48,6 +48,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fork::before_fork, module)?)?;
     module.add_function(wrap_pyfunction!(fork::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(fork::before_exit, module)?)?;
+    module.add_function(wrap_pyfunction!(fork::is_null_device, module)?)?;
     module.add_class::<process::Child>()?;
     module.add_class::<process::Worker>()?;
     module.add_function(wrap_pyfunction!(process::start, module)?)?;
@@ -66,7 +67,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<pool::Results>()?;
     module.add_class::<executor::Relay>()?;
     module.add_class::<executor::Calls>()?;
-    module.add_function(wrap_pyfunction!(words::leave_words, module)?)?;
+    module.add_class::<words::KeepingWrite>()?;
     module.add_function(wrap_pyfunction!(words::words_descriptor, module)?)?;
     module.add_class::<lock::SemLock>()?;
     module.add_class::<sync::Condition>()?;

@@ -15,46 +15,46 @@ use crate::error::exception;
 use crate::executor::Calls;
 use crate::payload::{self, Payload};
 use crate::process::Worker;
-use crate::task::{self, Function, Outcome, Shape, execute};
+use crate::task::{self, Function, Outcome, Shape, execute, worker};
 
 // ---------------------------------------------------------------------------
 // In workers
 
-/// What a worker runs first.
-fn begin(inherited: Option<u64>, preparation: Payload, given: Payload) {
+/// What a worker runs first that is a copy of its parent: what it begins with is under a number.
+fn begin_copy(number: u64) {
+    Python::attach(|py| begun(py, || worker(py)?.call_method1("begin_forked", (number,))));
+}
+
+/// What any other worker runs first.
+fn begin(preparation: Payload, given: Payload) {
     Python::attach(|py| {
-        let begun = (|| -> PyResult<()> {
-            let worker = py.import("bunshin._worker")?;
-            worker.call_method0("keep_words")?;
-            match inherited {
-                Some(number) => worker.call_method1("begin_forked", (number,))?,
-                None => {
-                    worker.call_method0("ignore_interrupts")?;
-                    let start = py.import("bunshin._start")?;
-                    start.call_method1("prepare", (preparation.unpickle(py)?,))?;
-                    worker.call_method1("begin", (given.unpickle(py)?,))?
-                }
-            };
-            Ok(())
-        })();
-        if let Err(error) = begun {
-            let text = py
-                .import("bunshin._worker")
-                .and_then(|worker| worker.call_method1("describe", (error.value(py),)))
-                .and_then(|text| text.extract::<String>())
-                .unwrap_or_else(|_| error.to_string());
-            // The engine's way to say that a worker cannot begin.
-            std::panic::resume_unwind(Box::new(text));
-        }
+        begun(py, || {
+            let worker = worker(py)?;
+            worker.call_method0("ignore_interrupts")?;
+            let start = py.import("bunshin._start")?;
+            start.call_method1("prepare", (preparation.unpickle(py)?,))?;
+            worker.call_method1("begin", (given.unpickle(py)?,))
+        });
     });
+}
+
+/// Tells the engine if a worker cannot begin.
+fn begun<'py>(py: Python<'py>, begin: impl FnOnce() -> PyResult<Bound<'py, PyAny>>) {
+    let kept = worker(py).and_then(|worker| worker.call_method0("keep_words"));
+    if let Err(error) = kept.and_then(|_| begin()) {
+        let text = worker(py)
+            .and_then(|worker| worker.call_method1("describe", (error.value(py),)))
+            .and_then(|text| text.extract::<String>())
+            .unwrap_or_else(|_| error.to_string());
+        // The engine's way to say that a worker cannot begin.
+        std::panic::resume_unwind(Box::new(text));
+    }
 }
 
 /// What a worker runs last.
 fn end() {
     Python::attach(|py| {
-        let ended = py
-            .import("bunshin._worker")
-            .and_then(|worker| worker.call_method0("end"));
+        let ended = worker(py).and_then(|worker| worker.call_method0("end"));
         if let Err(error) = ended {
             error.print(py);
         }
@@ -173,17 +173,21 @@ impl Pool {
         let os = |error: bunshin::Error| exception(&error);
         let method: StartMethod = method.parse().map_err(os)?;
         bunshin::front::set_command(command).map_err(os)?;
-        let arguments = (
-            inherited,
-            payload::pickle(preparation)?,
-            payload::pickle(given)?,
-        );
-        let mut builder = bunshin::Pool::builder()
+        let builder = bunshin::Pool::builder()
             .workers(workers)
             .start_method(method)
             .name(name)
-            .initializer(begin, arguments)
             .on_exit(end);
+        // What is made here is not made in each copy.
+        worker(py)?;
+        payload::loads(py)?;
+        let mut builder = match inherited {
+            Some(number) => builder.initializer(begin_copy, (number,)),
+            None => {
+                let arguments = (payload::pickle(preparation)?, payload::pickle(given)?);
+                builder.initializer(begin, arguments)
+            }
+        };
         if let Some(tasks) = max_tasks {
             builder = builder.max_tasks_per_child(tasks);
         }

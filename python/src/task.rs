@@ -12,6 +12,7 @@ use bunshin::Buffer;
 use bunshin::front::BufferRef;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
@@ -230,6 +231,13 @@ thread_local! {
 /// worker is busy: one that is idle has sent it out.
 const UNFLUSHED: Duration = Duration::from_millis(1);
 
+/// What is Python's part of a worker.
+pub(crate) fn worker(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static WORKER: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let import = || py.import("bunshin._worker").map(Bound::unbind);
+    Ok(WORKER.get_or_try_init(py, import)?.bind(py))
+}
+
 /// What a worker runs for each task.
 pub(crate) fn execute(task: Task) -> Outcome {
     let done = Python::attach(|py| {
@@ -257,7 +265,7 @@ pub(crate) fn idle() {
 }
 
 fn flush(py: Python<'_>) {
-    if let Ok(worker) = py.import(pyo3::intern!(py, "bunshin._worker")) {
+    if let Ok(worker) = worker(py) {
         if let Err(error) = worker.call_method0(pyo3::intern!(py, "flush")) {
             error.write_unraisable(py, None);
         }
@@ -266,16 +274,15 @@ fn flush(py: Python<'_>) {
 }
 
 fn run(py: Python<'_>, task: Task) -> PyResult<Outcome> {
-    let worker = || py.import(pyo3::intern!(py, "bunshin._worker"));
     let mut by_value = true;
     let (is_good, value) = match call(py, task, &mut by_value) {
         Ok(value) => (true, value),
         Err(Failed::Unread(error)) => {
-            let done = worker()?.call_method1(pyo3::intern!(py, "unread"), (error.value(py),))?;
+            let done = worker(py)?.call_method1(pyo3::intern!(py, "unread"), (error.value(py),))?;
             (false, done)
         }
         Err(Failed::Raised(error)) => {
-            let done = worker()?.call_method1(
+            let done = worker(py)?.call_method1(
                 pyo3::intern!(py, "failed"),
                 (error.into_value(py), by_value),
             )?;
@@ -289,7 +296,7 @@ fn run(py: Python<'_>, task: Task) -> PyResult<Outcome> {
     match pickled {
         Ok(payload) => Ok(Outcome::new(is_good, payload)),
         Err(error) => {
-            let unsent = worker()?.call_method1("unsent", (&value, error.value(py)))?;
+            let unsent = worker(py)?.call_method1("unsent", (&value, error.value(py)))?;
             Ok(Outcome::new(false, payload::pickle(&unsent)?))
         }
     }
@@ -322,10 +329,7 @@ fn call<'py>(
             function
         }
     };
-    let loops = |name| {
-        let worker = py.import(pyo3::intern!(py, "bunshin._worker"))?;
-        worker.call_method1(name, (&function, &arguments))
-    };
+    let loops = |name| worker(py)?.call_method1(name, (&function, &arguments));
     Ok(match Shape::given(task.shape)? {
         Shape::One => function.call1((arguments,))?,
         Shape::Tuple => match arguments.cast_exact::<PyTuple>() {
@@ -362,8 +366,7 @@ fn known<'py>(
     const BY_VALUE: &[u8] = b"cloudpickle";
     let is_by_value = pickle.windows(BY_VALUE.len()).any(|part| part == BY_VALUE);
     let function = unpickled(py, pickle)?;
-    let worker = py.import(pyo3::intern!(py, "bunshin._worker"))?;
-    let is_kept = worker
+    let is_kept = worker(py)?
         .call_method1(pyo3::intern!(py, "has_no_state"), (&function,))?
         .is_truthy()?;
     *by_value = is_by_value;
