@@ -6,24 +6,17 @@ others are done, and another worker takes its place.
 
 import atexit
 import builtins
+import importlib
 import itertools
 import os
+import sys
 import threading
 import time
 import types
 import warnings
 import weakref
-from multiprocessing import pool as _own
 from multiprocessing import util
 from multiprocessing.context import ProcessError, TimeoutError
-from multiprocessing.pool import (  # noqa: F401
-    CLOSE,
-    INIT,
-    RUN,
-    TERMINATE,
-    MaybeEncodingError,
-    RemoteTraceback,
-)
 
 from . import _native, _start, _worker
 from .context import worker_process
@@ -31,8 +24,20 @@ from .context import worker_process
 __all__ = ["Pool", "ThreadPool"]
 
 
+# The states of a pool, as they are called in `multiprocessing.pool`.
+INIT, RUN, CLOSE, TERMINATE = "INIT", "RUN", "CLOSE", "TERMINATE"
+
+
 def __getattr__(name):
-    return getattr(_own, name)
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Not before somebody asks for it: it imports half of the library, which a pool of processes does
+    # without, and so do its workers.
+    replaced = sys.modules.get("bunshin._own")
+    own = replaced.modules["pool"] if replaced else importlib.import_module("multiprocessing.pool")
+    if name == "ThreadPool":
+        return globals().setdefault(name, _thread_pool(own))
+    return getattr(own, name)
 
 
 class WorkerLost(ProcessError):
@@ -441,18 +446,22 @@ class ApplyResult:
 AsyncResult = ApplyResult
 
 
-class ThreadPool(_own.ThreadPool):
-    """A pool of threads, with the interface of pools of processes."""
+def _thread_pool(own):
+    class ThreadPool(own.ThreadPool):
+        """A pool of threads, with the interface of pools of processes."""
 
-    def join(self):
-        """Waits for the threads of a closed pool. Calls that run while the pool is terminated
-        cannot be ended, and are not waited for."""
-        if self._state == TERMINATE:
-            threads, self._pool = self._pool, []
-            deadline = time.monotonic() + 0.2
-            for thread in threads:
-                thread.join(max(0, deadline - time.monotonic()))
-        super().join()
+        def join(self):
+            """Waits for the threads of a closed pool. Calls that run while the pool is terminated
+            cannot be ended, and are not waited for."""
+            if self._state == TERMINATE:
+                threads, self._pool = self._pool, []
+                deadline = time.monotonic() + 0.2
+                for thread in threads:
+                    thread.join(max(0, deadline - time.monotonic()))
+            super().join()
+
+    ThreadPool.__qualname__ = ThreadPool.__name__
+    return ThreadPool
 
 
 class MapResult(ApplyResult):
