@@ -2,6 +2,8 @@
 
 import atexit
 import contextlib
+import gc
+import io
 import os
 import pickle
 import signal
@@ -16,8 +18,16 @@ __all__ = ()
 #: What a frozen program is started with to become a child, or what removes names.
 FROZEN = "--bunshin-child"
 
-#: What an interpreter is started with to become a child.
-PROGRAM = "import sys; sys.path.append({path!r}); from bunshin._start import main; main()"
+#: What an interpreter is started with to become a child. What it imports for that is no garbage.
+PROGRAM = """\
+import gc
+collects = gc.isenabled()
+gc.disable()
+import sys
+sys.path.append({path!r})
+from bunshin._start import main
+main(collects)
+"""
 
 
 def command():
@@ -49,13 +59,25 @@ def freeze_support():
         main()
 
 
-def main():
-    """Is a child, or the server that makes them."""
+#: Whether garbage is to be collected once this process has begun: nothing where it already is.
+_collects = None
+
+
+def main(collects=None):
+    """Is a child, or the server that makes them.
+
+    `collects` is whether garbage was collected until this program began, which nobody but the
+    interpreter and this package has done anything in.
+    """
     main, path, modules = pickle.loads(bytes.fromhex(sys.argv.pop()))
-    global _is_server
+    global _collects, _is_server
     if os.environ["BUNSHIN_START"].startswith("server:"):
         _is_server = True
+        if collects:
+            gc.enable()
         _preload(main, path, modules)
+    else:
+        _collects = collects
     try:
         ended = _native.run_child()
     except KeyboardInterrupt:
@@ -165,9 +187,56 @@ def prepare(given):
         _parent_sentinel, writer = os.pipe()
         os.close(writer)
     process.current_process()._inheriting = True
-    spawn.prepare(given["data"])
+    if _collects:
+        # What is there now does not become garbage before the end, and need not be looked at.
+        gc.freeze()
+        gc.enable()
+        # It is the last of the handlers.
+        atexit.register(_collect)
+    data = given["data"]
+    main = data.pop("init_main_from_path", None)
+    spawn.prepare(data)
+    if main is not None:
+        _import_main(main)
     if given["start_method"] is not None:
         context._force_start_method(given["start_method"])
+
+
+def _collect():
+    """Collects the garbage of the child's program before the interpreter looks through everything."""
+    if not gc.isenabled():
+        return
+    gc.collect()
+    # Once modules are gone, all of it is garbage.
+    gc.unfreeze()
+    gc.disable()
+
+
+def _import_main(path):
+    """Has the parent's main module in this process too, under a name that is not `__main__`."""
+    before = sys.modules["__main__"]
+    if getattr(before, "__file__", None) == path:
+        # A copy of a server that has it.
+        return
+    name, extension = os.path.splitext(os.path.basename(path))
+    if extension != ".py" or name == "ipython":
+        # A folder, an archive, byte code, or nothing that is to be run again.
+        spawn.import_main_path(path)
+        return
+    with io.open_code(path) as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    main = type(sys)("__mp_main__")
+    main.__file__ = path
+    main.__package__ = ""
+    main.__cached__ = None
+    spawn.old_main_modules.append(before)
+    sys.modules["__mp_main__"] = main
+    given, sys.argv[:1] = sys.argv[:1], [path]
+    try:
+        exec(code, vars(main))
+    finally:
+        sys.argv[:1] = given
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
 
 
 #: Whether this process is the server of others, or a copy of it.
