@@ -7,10 +7,11 @@ imports nothing.
 
 import atexit
 import contextlib
+import io
 import os
 import signal
 import sys
-from multiprocessing import popen_fork, util
+from multiprocessing import popen_fork, process, util
 
 from . import _native
 
@@ -31,8 +32,9 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj):
         self._owner = process_obj._parent_pid
+        ahead = _look_ahead(process_obj)
         # An interrupt that came in the middle would have the child go on as its parent does.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        _native.hold_interrupts()
         pid = None
         try:
             _share_tracker(True)
@@ -41,7 +43,7 @@ class Popen(popen_fork.Popen):
             finally:
                 _share_tracker(False)
             if pid == 0:
-                _be(process_obj, blocked)
+                _be(process_obj, ahead)
             self.sentinel = _watch(pid)
             self._has_sentinel = True
         except OSError:
@@ -55,7 +57,7 @@ class Popen(popen_fork.Popen):
             if os.getpid() != self._owner:
                 # What the handler of another signal raised, before `_be` could catch it.
                 os._exit(1)
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            _native.release_interrupts()
 
     def __del__(self, getpid=os.getpid, close=os.close):
         # In a copy of this process the number may be somebody else's.
@@ -87,8 +89,77 @@ def _watch(pid):
         return sentinel
 
 
-def _be(process_obj, blocked):
-    """Is a child, from the fork to its end; these signals were blocked before."""
+class _NoInput(io.RawIOBase):
+    """Nothing to be read, like the null device, which is opened for those only who want a number."""
+
+    name = os.devnull
+    mode = "rb"
+    _fd = None
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self._checkClosed()
+        return 0
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        self._checkClosed()
+        return 0
+
+    def fileno(self):
+        self._checkClosed()
+        if self._fd is None:
+            self._fd = os.open(os.devnull, os.O_RDONLY)
+        return self._fd
+
+
+#: What children have for a standard input, and what they have for their parent; made once here,
+#: and not in each of them.
+_input = _parent = None
+
+#: How a child lives that nobody but this package has anything to do with.
+_life = None
+
+
+def _look_ahead(process_obj):
+    """What a child needs for the quick way into its life and out of it; nothing if there is none.
+
+    Others may have a `_bootstrap` of their own, such as programs that measure what tests cover.
+    """
+    global _input, _life, _parent
+    given = process.BaseProcess
+    kind = type(process_obj)
+    if (
+        kind._bootstrap is not _known_bootstrap
+        or kind._after_fork is not given._after_fork
+        or getattr(given._bootstrap, "__globals__", None) is not vars(process)
+    ):
+        return None
+    if _life is None:
+        if sys.version_info >= (3, 14):
+            # Nobody has looked yet at what is to be done there.
+            return None
+        of_package = [key for key in util._afterfork_registry.data if key[1] == id(_native)]
+        _life = _native.Life(of_package and of_package[-1], _LEAVES_END_TO_HANDLERS)
+    if _input is None or _input.closed:
+        _input = io.TextIOWrapper(io.BufferedReader(_NoInput()), encoding="utf-8")
+        _input.mode = "r"
+    pid, name = process_obj._parent_pid, process_obj._parent_name
+    if _parent is None or _parent._pid != pid or _parent._name != name:
+        _parent = process._ParentProcess(name, pid, None)
+    return _parent, _input, _has_start_method(process_obj._start_method)
+
+
+#: What the processes of this package have for `_bootstrap`, and what it does about start methods.
+_known_bootstrap = _has_start_method = _force_start_method = None
+
+
+def _be(process_obj, ahead):
+    """Is a child, from the fork to its end."""
     global forked
     forked = os.getpid()
     code = 1
@@ -96,8 +167,16 @@ def _be(process_obj, blocked):
         if _LEAVES_END_TO_HANDLERS:
             atexit._clear()
             atexit.register(util._exit_function)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        code = process_obj._bootstrap(parent_sentinel=_watch(process_obj._parent_pid))
+        _native.release_interrupts()
+        sentinel = _watch(process_obj._parent_pid)
+        if ahead is None:
+            code = process_obj._bootstrap(parent_sentinel=sentinel)
+        else:
+            parent, standard_input, has_start_method = ahead
+            _native.end_after_parent(process_obj._parent_pid)
+            if not has_start_method:
+                _force_start_method(process_obj._start_method)
+            code = _life.lead(process_obj, parent, sentinel, standard_input)
     finally:
         try:
             if _LEAVES_END_TO_HANDLERS:

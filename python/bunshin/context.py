@@ -412,5 +412,18 @@ def _force_start_method(method):
     _own._force_start_method(method)
 
 
+def _has_start_method(method):
+    """Whether this process has that start method already; none is one that it has."""
+    return method is None or (
+        _default_context._actual_context is _concrete[method]
+        and _own._default_context._actual_context is _own._concrete_contexts[method]
+    )
+
+
+_fork._known_bootstrap = _InChild._bootstrap
+_fork._has_start_method = _has_start_method
+_fork._force_start_method = _force_start_method
+
+
 def __getattr__(name):
     return getattr(_own, name)

@@ -1,6 +1,6 @@
 //! Forks that the interpreter makes, and signals that arrive in a wait.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::unix::fs::MetadataExt;
 
 use pyo3::prelude::*;
@@ -8,6 +8,8 @@ use pyo3::prelude::*;
 thread_local! {
     /// What a signal handler raised in a wait of this thread's.
     static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
+    /// What this thread had blocked before [`hold_interrupts`].
+    static HELD: Cell<Option<bunshin::front::Held>> = const { Cell::new(None) };
 }
 
 /// Has the interpreter's signal handlers run when a signal arrives in a wait.
@@ -61,4 +63,20 @@ pub(crate) fn is_null_device(descriptor: Option<i32>) -> bool {
     let number = |path: String| std::fs::metadata(path).map(|about| about.rdev()).ok();
     let found = number(format!("/proc/self/fd/{descriptor}"));
     found.is_some() && found == number("/dev/null".to_owned())
+}
+
+/// Has interrupts wait in this thread, and in a copy that it makes of the process. The interpreter's
+/// own function for it makes an object of each signal, and a fork has the pages of all copied.
+#[pyfunction]
+pub(crate) fn hold_interrupts() {
+    HELD.set(Some(bunshin::front::hold_interrupts()));
+}
+
+/// Ends [`hold_interrupts`], in either process; raises what an interrupt raises that has come.
+#[pyfunction]
+pub(crate) fn release_interrupts(py: Python<'_>) -> PyResult<()> {
+    if let Some(held) = HELD.take() {
+        held.release();
+    }
+    py.check_signals()
 }

@@ -8,6 +8,7 @@ mod connection;
 mod error;
 mod executor;
 mod fork;
+mod forked;
 mod heap;
 mod interpreter;
 mod items;
@@ -49,6 +50,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fork::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(fork::before_exit, module)?)?;
     module.add_function(wrap_pyfunction!(fork::is_null_device, module)?)?;
+    module.add_function(wrap_pyfunction!(fork::hold_interrupts, module)?)?;
+    module.add_function(wrap_pyfunction!(fork::release_interrupts, module)?)?;
+    module.add_class::<forked::Life>()?;
     module.add_class::<process::Child>()?;
     module.add_class::<process::Worker>()?;
     module.add_function(wrap_pyfunction!(process::start, module)?)?;
