@@ -36,7 +36,8 @@ def command():
     # What `set_forkserver_preload` was given; it counts when the server is started.
     forkserver = sys.modules.get("multiprocessing.forkserver")
     modules = forkserver._forkserver._preload_modules if forkserver else ["__main__"]
-    given = pickle.dumps((main and os.path.abspath(main), sys.path, modules)).hex()
+    wanted = [theirs for name, theirs in _WANTED.items() if name in sys.modules]
+    given = pickle.dumps((main and os.path.abspath(main), sys.path, modules, wanted)).hex()
     executable = os.fsdecode(spawn.get_executable())
     if is_frozen():
         return [executable, FROZEN, given]
@@ -69,13 +70,13 @@ def main(collects=None):
     `collects` is whether garbage was collected until this program began, which nobody but the
     interpreter and this package has done anything in.
     """
-    main, path, modules = pickle.loads(bytes.fromhex(sys.argv.pop()))
+    main, path, modules, wanted = pickle.loads(bytes.fromhex(sys.argv.pop()))
     global _collects, _is_server
     if os.environ["BUNSHIN_START"].startswith("server:"):
         _is_server = True
         if collects:
             gc.enable()
-        _preload(main, path, modules)
+        _preload(main, path, modules, wanted)
     else:
         _collects = collects
     try:
@@ -107,20 +108,44 @@ def spawning(popen):
         set_spawning_popen(before)
 
 
-def _preload(main, path, modules):
+#: What children are likely to want loaded, by what their parent then has loaded. Each module more
+#: in the server makes each start slower: its memory is copied, and taken apart again.
+_WANTED = {
+    name: name
+    for name in (
+        "bunshin.connection",
+        "bunshin.heap",
+        "bunshin.managers",
+        "bunshin.queues",
+        "bunshin.shared_memory",
+        "bunshin.sharedctypes",
+        "bunshin.synchronize",
+        "multiprocessing.connection",
+        "multiprocessing.heap",
+        "multiprocessing.managers",
+        "multiprocessing.queues",
+        "multiprocessing.shared_memory",
+        "multiprocessing.sharedctypes",
+        "multiprocessing.synchronize",
+        "pkgutil",
+        "traceback",
+        "typing",
+    )
+}
+_WANTED["bunshin.pool"] = "bunshin._worker"
+
+
+def _preload(main, path, modules, wanted):
     """Has copies of this server find loaded what they will want."""
     import importlib
-    import pkgutil  # noqa: F401
-    import runpy  # noqa: F401
-    import traceback  # noqa: F401
-    import typing  # noqa: F401
-    from multiprocessing import managers, synchronize  # noqa: F401
 
-    from . import _replace, _worker, connection  # noqa: F401
+    from . import _replace
 
     if _replace.VARIABLE in os.environ:
         # Before the main module binds the name to something.
         _replace.install()
+    for name in wanted:
+        importlib.import_module(name)
     own_path = sys.path[:]
     sys.path[:] = path
     process.current_process()._inheriting = True
