@@ -20,6 +20,9 @@ __all__ = ()
 #: Whether it is left to the handlers registered in a child to end what is its own.
 _LEAVES_END_TO_HANDLERS = sys.version_info >= (3, 13)
 
+#: Whether a fork may leave out the way to the resource tracker.
+_MAY_LOSE_TRACKER = sys.version_info >= (3, 13)
+
 #: The process that was started here last, of this one and those above it: it closes what it has of
 #: pipes before it ends.
 forked = None
@@ -37,11 +40,10 @@ class Popen(popen_fork.Popen):
         _native.hold_interrupts()
         pid = None
         try:
-            _share_tracker(True)
-            try:
+            if _MAY_LOSE_TRACKER:
+                self.pid = pid = _fork_with_tracker()
+            else:
                 self.pid = pid = os.fork()
-            finally:
-                _share_tracker(False)
             if pid == 0:
                 _be(process_obj, ahead)
             self.sentinel = _watch(pid)
@@ -69,13 +71,18 @@ class Popen(popen_fork.Popen):
         self._has_sentinel = False
 
 
-def _share_tracker(shares):
-    """Says whether a fork by this thread keeps the way to the interpreter's resource tracker, which
-    newer ones otherwise close in the child."""
+def _fork_with_tracker():
+    """Forks; the child keeps the way to the interpreter's resource tracker, which newer interpreters
+    otherwise close in it."""
     tracker = sys.modules.get("multiprocessing.resource_tracker")
     intent = getattr(tracker, "_fork_intent", None)
-    if intent is not None:
-        intent.preserve_fd = shares
+    if intent is None:
+        return os.fork()
+    intent.preserve_fd = True
+    try:
+        return os.fork()
+    finally:
+        intent.preserve_fd = False
 
 
 def _watch(pid):
@@ -140,7 +147,7 @@ def _look_ahead(process_obj):
     ):
         return None
     if _life is None:
-        if sys.version_info >= (3, 14):
+        if sys.version_info >= (3, 15):
             # Nobody has looked yet at what is to be done there.
             return None
         of_package = [key for key in util._afterfork_registry.data if key[1] == id(_native)]
