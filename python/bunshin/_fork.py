@@ -142,6 +142,7 @@ def _look_ahead(process_obj):
     kind = type(process_obj)
     if (
         kind._bootstrap is not _known_bootstrap
+        or "_bootstrap" in vars(process_obj)
         or kind._after_fork is not given._after_fork
         or getattr(given._bootstrap, "__globals__", None) is not vars(process)
     ):

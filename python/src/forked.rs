@@ -4,7 +4,7 @@
 //! is to write to it. So the parent looks up all that a child needs, and a child does what there is
 //! to do, and no more: it runs no function of the interpreter's for what is empty.
 
-use pyo3::exceptions::PySystemExit;
+use pyo3::exceptions::{PyRuntimeError, PySystemExit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyModule, PySet, PyString, PyTuple};
@@ -26,6 +26,14 @@ impl Variable {
     fn get<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let value = self.module.bind(py).get_item(self.name.bind(py))?;
         Ok(value.filter(|value| !value.is_none()))
+    }
+
+    /// As [`get`](Self::get), for what is always there. It is not kept: others put functions of theirs
+    /// in the place of some.
+    fn function<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let name = self.name.bind(py);
+        let gone = || PyRuntimeError::new_err(format!("{name} is gone"));
+        self.get(py)?.ok_or_else(gone)
     }
 
     fn set(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -56,11 +64,11 @@ pub(crate) struct Life {
     /// What is to be told of a fork, and what of it is ours, which such a child has no use for.
     followers: Py<PyAny>,
     own_follower: Py<PyAny>,
-    tell_followers: Py<PyAny>,
-    end: Py<PyAny>,
-    info: Py<PyAny>,
-    end_threads: Py<PyAny>,
-    main_thread: Py<PyAny>,
+    tell_followers: Variable,
+    end: Variable,
+    info: Variable,
+    end_threads: Variable,
+    main_thread: Variable,
     count: Py<PyAny>,
     first_number: Py<PyTuple>,
     names: Names,
@@ -103,11 +111,11 @@ impl Life {
                 .getattr("data")?
                 .unbind(),
             own_follower,
-            tell_followers: util.getattr("_run_after_forkers")?.unbind(),
-            end: util.getattr("_exit_function")?.unbind(),
-            info: util.getattr("info")?.unbind(),
-            end_threads: threading.getattr("_shutdown")?.unbind(),
-            main_thread: threading.getattr("main_thread")?.unbind(),
+            tell_followers: Variable::new(&util, "_run_after_forkers"),
+            end: Variable::new(&util, "_exit_function"),
+            info: Variable::new(&util, "info"),
+            end_threads: Variable::new(&threading, "_shutdown"),
+            main_thread: Variable::new(&threading, "main_thread"),
             count: py.import("itertools")?.getattr("count")?.unbind(),
             first_number: (1,).into_pyobject(py)?.unbind(),
             names: Names {
@@ -139,12 +147,13 @@ impl Life {
             .and_then(|()| self.run(child));
         let code = match ran {
             Ok(()) => 0,
-            Err(error) => self.report(child, error)?,
+            // Where that cannot be said, the code says it.
+            Err(error) => self.report(child, error).unwrap_or(1),
         };
-        let ended = self.end_threads.bind(py).call0();
+        let ended = self.end_threads.function(py)?.call0();
         if self.logger.get(py)?.is_some() {
             let text = "process exiting with exitcode %d";
-            self.info.bind(py).call1((text, code))?;
+            self.info.function(py)?.call1((text, code))?;
         }
         for stream in &self.streams {
             // One that is closed, or none, has nothing to say.
@@ -182,14 +191,14 @@ impl Life {
             let _ = given.call_method0(self.names.close.bind(py));
             self.input.set(py, input)?;
         }
-        let main = self.main_thread.bind(py).call0()?;
+        let main = self.main_thread.function(py)?.call0()?;
         main.call_method0(self.names.set_native_id.bind(py))?;
         if let Some(finalizers) = self.finalizers.get(py)? {
             finalizers.call_method0(self.names.clear.bind(py))?;
         }
         let followers = self.followers.bind(py);
         if followers.len()? != 1 || !followers.contains(&self.own_follower)? {
-            self.tell_followers.bind(py).call0()?;
+            self.tell_followers.function(py)?.call0()?;
         }
         drop(before);
         Ok(())
@@ -198,9 +207,8 @@ impl Life {
     fn run(&self, child: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = child.py();
         if self.logger.get(py)?.is_some() {
-            self.info
-                .bind(py)
-                .call1(("child process calling self.run()",))?;
+            let text = "child process calling self.run()";
+            self.info.function(py)?.call1((text,))?;
         }
         let ran = child.call_method0(self.names.run.bind(py));
         if self.is_ended_later {
@@ -213,7 +221,7 @@ impl Life {
         let ended = if is_idle {
             self.is_exiting.set(py, true.into_pyobject(py)?.as_any())
         } else {
-            self.end.bind(py).call0().map(drop)
+            self.end.function(py)?.call0().map(drop)
         };
         match (ran, ended) {
             (Err(raised), Err(later)) => {
@@ -231,7 +239,7 @@ impl Life {
         let stderr = self.streams[1].get(py)?;
         let say = |text: String| match &stderr {
             Some(stderr) => stderr.call_method1("write", (text,)).map(drop),
-            None => Ok(()),
+            None => Err(PyRuntimeError::new_err("there is no standard error")),
         };
         if error.is_instance_of::<PySystemExit>(py) {
             let code = error.value(py).getattr("code")?;

@@ -124,6 +124,37 @@ def look():
 
 start(look)
 """,
+    "an error that cannot be told": """
+def look():
+    def late():
+        time.sleep(0.3)
+        tell("the thread has ended")
+    threading.Thread(target=late).start()
+    sys.stderr = None
+    raise LookupError("why")
+
+start(look)
+""",
+    "a word that cannot be told": """
+def look():
+    sys.stderr.close()
+    sys.exit("why")
+
+start(look)
+""",
+    "functions put in the place of others": """
+import multiprocessing.util
+before = threading._shutdown
+
+def shut_down():
+    tell("the threads are joined")
+    before()
+
+start(tell, "first")
+threading._shutdown = shut_down
+start(tell, "second")
+threading._shutdown = before
+""",
     "a stream that fails": """
 class Full:
     def write(self, text): pass
