@@ -87,6 +87,8 @@ pub(super) struct Entry {
     pub(super) used: u32,
     /// The generation of the process that has listed itself as one who may use it.
     pub(super) listed: u32,
+    /// The raw copy of this process that it was counted for last.
+    counted: u32,
     /// This process has forked children that may use it.
     pub(super) was_forked: bool,
     /// While a fork is under way, and afterwards in the child: its place in the list of holders.
@@ -108,6 +110,13 @@ impl Entry {
                 .pair
                 .as_ref()
                 .is_none_or(|pair| pair.of(self.end).load(Ordering::Relaxed) != i32::MIN)
+    }
+
+    /// Counts it once more, for that raw copy of this process.
+    fn count(&mut self, copy: u32) {
+        self.ring.open(self.end);
+        self.ring.copy(self.end);
+        self.counted = copy;
     }
 
     /// Lists this forked child in its own name, if its parent has not done so yet.
@@ -146,22 +155,16 @@ pub(crate) fn abandon_inherited() {
 /// Counts all ends once more for a raw copy of this process that is about to be made: either
 /// copy may close its own before the other has used any.
 pub(crate) fn count_for_copy() {
-    for_each_counted(|ring, end| {
-        ring.open(end);
-        ring.copy(end);
-    });
+    let copy = thread::copies();
+    for entry in open_ends().values_mut().filter(|entry| !entry.is_idle()) {
+        entry.count(copy);
+    }
 }
 
 /// Takes [`count_for_copy`] back: there is no copy.
 pub(crate) fn uncount_for_copy() {
-    for_each_counted(|ring, end| {
-        ring.close(end);
-    });
-}
-
-fn for_each_counted(mut work: impl FnMut(&Ring, End)) {
     for entry in open_ends().values().filter(|entry| !entry.is_idle()) {
-        work(&entry.ring, entry.end);
+        entry.ring.close(entry.end);
     }
 }
 
@@ -186,13 +189,19 @@ pub(crate) fn were_counted() {
 /// copy, tell that a side is gone.
 pub(crate) fn share_inherited() {
     were_counted();
-    let generation = thread::generation();
-    for entry in open_ends().values() {
+    let (generation, copy) = (thread::generation(), thread::copies());
+    for entry in open_ends().values_mut() {
         // What counted for nothing in the parent was not counted for this copy either.
         if let Some(idle) = entry.pair.as_ref().map(|pair| pair.idle(entry.end)) {
             if idle.load(Ordering::Relaxed) != NEVER {
                 idle.store(generation, Ordering::Relaxed);
+                continue;
             }
+        }
+        // Another thread has made it, or has begun to use it, after all were counted. Else the end of
+        // this copy would be the end of the parent's.
+        if entry.counted != copy {
+            entry.count(copy);
         }
     }
     SHARED.store(generation, Ordering::Relaxed);
@@ -270,6 +279,7 @@ impl Side {
             pair: pair.clone(),
             used: NEVER,
             listed: NEVER,
+            counted: 0,
             was_forked: false,
             fork: None,
         };
