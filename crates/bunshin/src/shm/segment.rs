@@ -37,7 +37,7 @@ impl Segment {
     pub(crate) fn create(kind: Kind, len: usize) -> Result<Arc<Self>> {
         let what = || format!("create a shared memory segment of {len} bytes");
         let fd = memory::create(len as u64).map_err(|error| Error::os(what(), error))?;
-        let map = Mapping::new(fd.as_fd(), 0, len).map_err(|error| Error::os(what(), error))?;
+        let map = mapped(fd.as_fd(), len).map_err(|error| Error::os(what(), error))?;
         let segment = Self { fd, map };
         segment.at::<AtomicU32>(8).store(VERSION, Ordering::Relaxed);
         segment
@@ -83,8 +83,7 @@ impl Segment {
             return Err(bad("its length is wrong"));
         }
         let fixed = usize::try_from(fixed).map_err(|_| bad("its length is wrong"))?;
-        let map = Mapping::new(fd.as_fd(), 0, fixed)
-            .map_err(|error| Error::os("map a segment", error))?;
+        let map = mapped(fd.as_fd(), fixed).map_err(|error| Error::os("map a segment", error))?;
         Ok(Arc::new(Self { fd, map }))
     }
 
@@ -144,6 +143,18 @@ impl Segment {
 impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Segments up to here are mapped with their pages, which most of them use all of.
+const SHORT: usize = 4 * memory::PAGE;
+
+/// Maps the fixed part of a segment. Of a long one most is not used by most: its pages exist, and are
+/// cleared and mapped as they are touched.
+fn mapped(fd: BorrowedFd<'_>, len: usize) -> std::io::Result<Mapping> {
+    match len {
+        ..=SHORT => Mapping::new(fd, 0, len),
+        _ => Mapping::lazily(fd, 0, len),
     }
 }
 
