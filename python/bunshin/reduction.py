@@ -67,14 +67,27 @@ class _Reducers(dict):
     """The reducers that there are when one is looked for; a pickler lives long."""
 
     def __missing__(self, cls):
-        try:
-            return ForkingPickler._extra_reducers[cls]
-        except KeyError:
-            return copyreg.dispatch_table[cls]
+        # Of each object that is no plain one, most of which have none: hence no lookup that fails
+        # by an exception before the last.
+        for reducers in ForkingPickler._extra_reducers.maps:
+            if cls in reducers:
+                return reducers[cls]
+        return copyreg.dispatch_table[cls]
+
+
+#: Buffers of so many bytes go within the pickle: beside it each takes longer than to copy it.
+_WITHIN = 4096
 
 
 def _make_pickler(sink, keep_buffer):
-    pickler = _MessagePickler(sink, 5, True, lambda buffer: keep_buffer(buffer))
+    def keep(buffer):
+        memory = buffer.raw()
+        # What is read-only would arrive so from within a pickle.
+        if memory.nbytes <= _WITHIN and not memory.readonly:
+            return True
+        keep_buffer(buffer)
+
+    pickler = _MessagePickler(sink, 5, True, keep)
     pickler.dispatch_table = _Reducers()
     return pickler
 
