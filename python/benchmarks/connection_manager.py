@@ -1,5 +1,6 @@
 """Rows of pipes and managers, for `compare.py`; alone, it measures just these."""
 
+import dataclasses
 import pathlib
 import runpy
 import sys
@@ -78,6 +79,34 @@ def pipe_round_trip_dict(mp):
 @row("pipe-one-way-int", 8)
 def pipe_one_way(mp):
     return _one_way(mp, 7, 2000)
+
+
+@dataclasses.dataclass
+class Record:
+    number: int
+    name: str
+    weight: float
+
+
+@row("pipe-one-way-20-dataclasses")
+def pipe_one_way_records(mp):
+    return _one_way(mp, [Record(n, f"name {n}", n / 2) for n in range(20)], 200)
+
+
+@row("pipe-one-way-1KiB-numpy")
+def pipe_one_way_small_arrays(mp):
+    import numpy
+
+    return _one_way(mp, numpy.ones(128), 500)
+
+
+@row("pipe-make-close")
+def pipe_make(mp):
+    def work():
+        for end in mp.Pipe():
+            end.close()
+
+    return lambda seconds: timed(work, seconds), lambda: None
 
 
 @row("pipe-64MiB-bytes", 8)

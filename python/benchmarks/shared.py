@@ -41,6 +41,13 @@ ROWS = (
         50,
     ),
     (
+        # It is reserved when it is made here: the cost of an error in the place of a SIGBUS.
+        "SharedMemory of 64 MiB, make, unlink",
+        "s = shm.SharedMemory(create=True, size=64 << 20); s.close(); s.unlink()",
+        None,
+        1,
+    ),
+    (
         # It is reserved when it is made here, and when it is filled there.
         "SharedMemory of 64 MiB, make, fill, unlink",
         "s = shm.SharedMemory(create=True, size=len(block)); s.buf[:] = block; s.close(); s.unlink()",
