@@ -67,8 +67,7 @@ class _Reducers(dict):
     """The reducers that there are when one is looked for; a pickler lives long."""
 
     def __missing__(self, cls):
-        # Of each object that is no plain one, most of which have none: hence no lookup that fails
-        # by an exception before the last.
+        # Most have none: hence no lookup that fails by an exception before the last.
         for reducers in ForkingPickler._extra_reducers.maps:
             if cls in reducers:
                 return reducers[cls]
@@ -87,13 +86,23 @@ def _make_pickler(sink, keep_buffer):
             return True
         keep_buffer(buffer)
 
-    pickler = _MessagePickler(sink, 5, True, keep)
-    pickler.dispatch_table = _Reducers()
-    return pickler
+    return _MessagePickler(sink, 5, True, keep)
+
+
+_dump = pickle.Pickler.dump
 
 
 class _MessagePickler(_own.ForkingPickler):
     """What messages of this package's pipes are pickled with."""
+
+    def dump(self, obj):
+        # For each object that is no plain one the pickler asks whether there is a reducer: that
+        # of a table of the interpreter's own kind costs a fraction, also with the making of it.
+        table = copyreg.dispatch_table.copy()
+        for reducers in reversed(ForkingPickler._extra_reducers.maps):
+            table.update(reducers)
+        self.dispatch_table = table
+        _dump(self, obj)
 
 
 def _cannot_be_named(error):
