@@ -82,9 +82,10 @@ class _Future(Future):
     _known = None
     _result = None
     _exception = None
-    #: Whether the relay has it, and whether all who want to know it have been told.
+    #: Whether the relay has it, whether the waiters have been told, and the callbacks called.
     _is_watched = False
     _is_told = False
+    _is_called = False
 
     def __init__(self, crew, task):
         self._crew = crew
@@ -99,13 +100,18 @@ class _Future(Future):
             if outcome is None:
                 return PENDING
             self._settle(outcome)
+        if not self._is_told:
+            # Who sees it as final, and then adds a waiter, does not expect that to be told.
+            with self._condition:
+                if not self._is_told:
+                    self._tell_waiters()
         return self._known
 
     @_state.setter
     def _state(self, state):
         # Somebody settles it by hand.
         self._known = state
-        self._is_told = True
+        self._is_told = self._is_called = True
 
     @property
     def _condition(self):
@@ -158,9 +164,11 @@ class _Future(Future):
                 self._exception = error
                 self._known = FINISHED
         with self._condition:
-            if self._is_told:
+            if not self._is_told:
+                self._tell_waiters()
+            if self._is_called:
                 return
-            self._tell_waiters()
+            self._is_called = True
         self._invoke_callbacks()
 
     def _tell_waiters(self):
@@ -184,10 +192,11 @@ class _Future(Future):
                 return self.cancelled()
             with _settling:
                 self._known = CANCELLED_AND_NOTIFIED
-            is_to_tell = not self._is_told
-            if is_to_tell:
+            if not self._is_told:
                 self._tell_waiters()
-        if is_to_tell:
+            is_to_call = not self._is_called
+            self._is_called = True
+        if is_to_call:
             self._invoke_callbacks()
         return True
 

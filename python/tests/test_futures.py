@@ -221,6 +221,19 @@ def test_callbacks_are_called_before_an_executor_is_shut_down(context, tmp_path)
     assert len(called) == 51
 
 
+def test_each_future_comes_once_though_it_is_done_meanwhile(executor):
+    for _ in range(40):
+        futures = [executor.submit(square, n) for n in range(300)]
+        others = futures[::3]
+        for future in others:
+            future.add_done_callback(lambda _: None)
+        thread = threading.Thread(target=lambda: [future.result(60) for future in futures])
+        thread.start()
+        assert set(concurrent.futures.as_completed(futures, 60)) == set(futures)
+        thread.join(60)
+        assert concurrent.futures.wait(futures, 60).done == set(futures)
+
+
 def test_a_cancelled_future_tells_those_who_wait(context):
     with mp.ProcessPoolExecutor(1, mp_context=context) as executor:
         running = executor.submit(time.sleep, 2)
