@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use serde::{Deserialize, Serialize};
 
 use super::current::Identity;
+use super::forkserver::Cloned;
 use super::handle::join_detached;
 use super::{forkserver, panic, spawn, target};
 use crate::codec::attachments::{Incoming, Outgoing};
@@ -79,10 +80,9 @@ pub fn init() {
         tracker::serve(control, parent);
     }
     if role == spawn::SERVER {
-        let cloned = forkserver::serve(control, parent);
-        leave(run(&cloned.control, cloned.parent), Exit::Now);
+        leave(run_copy(&forkserver::serve(control, parent)), Exit::Now);
     }
-    leave(run(&control, parent), Exit::Orderly)
+    leave(run(&control, parent, || ()), Exit::Orderly)
 }
 
 /// What [`init`] does, in a program that is an interpreter with this crate in a library.
@@ -95,10 +95,16 @@ pub(crate) fn run_hosted() -> Option<(i32, bool)> {
         tracker::serve(control, parent);
     }
     if role == spawn::SERVER {
-        let cloned = forkserver::serve(control, parent);
-        return Some((run(&cloned.control, cloned.parent), true));
+        return Some((run_copy(&forkserver::serve(control, parent)), true));
     }
-    Some((run(&control, parent), false))
+    Some((run(&control, parent, || ()), false))
+}
+
+/// [`run`] in a copy of the server.
+fn run_copy(copy: &Cloned) -> i32 {
+    let code = run(&copy.control, copy.parent, || copy.get_ready());
+    copy.pass_on();
+    code
 }
 
 /// How a child leaves.
@@ -123,10 +129,12 @@ pub(crate) fn leave(code: i32, exit: Exit) -> ! {
     }
 }
 
-fn run(control: &OwnedFd, parent: u32) -> i32 {
+/// Waits for the start message, with `meanwhile` before, and does what it says; gives the exit code.
+fn run(control: &OwnedFd, parent: u32, meanwhile: impl FnOnce()) -> i32 {
     if !process::die_with(parent) {
         process::exit_now(1);
     }
+    meanwhile();
     match receive(control) {
         Ok((preparation, call)) => answer(control, &preparation, call),
         Err(error) => {

@@ -39,6 +39,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::exit::ExitStatus;
+use super::footprint::Footprint;
 use super::fork::count_threads;
 use super::handle::Detached;
 use super::target::{self, Target};
@@ -393,6 +394,23 @@ impl Server {
 pub(crate) struct Cloned {
     pub(crate) control: OwnedFd,
     pub(crate) parent: u32,
+    footprint: Option<Footprint>,
+}
+
+impl Cloned {
+    /// Does what can be done before the start message is here.
+    pub(super) fn get_ready(&self) {
+        if let Some(footprint) = &self.footprint {
+            footprint.take_ahead(&self.control);
+        }
+    }
+
+    /// Has those after this one, which has done its work, be ready earlier.
+    pub(super) fn pass_on(&self) {
+        if let Some(footprint) = &self.footprint {
+            footprint.note();
+        }
+    }
 }
 
 /// Serves until the parent is gone. Returns in each child, with what it needs; the
@@ -419,6 +437,8 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
     if !process::die_with(parent) {
         process::exit_now(0);
     }
+    // Without it starts take longer, and that is all.
+    let footprint = Footprint::new().ok();
     let mut has_loaded = false;
     loop {
         let mut ready = Vec::new();
@@ -454,6 +474,7 @@ pub(crate) fn serve(control: OwnedFd, parent: u32) -> Cloned {
                 return Cloned {
                     control: child_control,
                     parent,
+                    footprint,
                 };
             }
             Ok(Some(pid)) => (CLONED, pid),

@@ -6,7 +6,7 @@
 //! - `current`: who this process is, who started it, and whom it has started.
 //! - `fork`, `spawn`, `forkserver`: the three start methods; `launcher` is the thread
 //!   that children are started from where the main thread is not the caller.
-//! - `bootstrap`: the child's side.
+//! - `bootstrap`: the child's side; `footprint`: what a copy of the server has copied ahead.
 //! - `exit`, `outcome`: how a process or a task ended; `last_words`: what a worker has said before;
 //!   `scarcity`: whether it was killed for lack of memory.
 
@@ -14,6 +14,7 @@ pub(crate) mod bootstrap;
 mod builder;
 mod current;
 mod exit;
+mod footprint;
 pub(crate) mod fork;
 mod forkserver;
 mod handle;

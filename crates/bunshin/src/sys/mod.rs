@@ -17,6 +17,7 @@
 //! | `thread` | thread identity, processor in use, the list of robust locks, futexes |
 //! | `cpus` | how many processors this process may use |
 //! | `oom` | how many processes were killed for lack of memory |
+//! | `pages` | which pages of its memory a process has to itself |
 //! | `words` | bytes that a process leaves behind, whatever ends it |
 //! | `awake` | nothing of the system: whether to wait a little before sleeping |
 //! | `interrupt` | nothing of the system: whether a signal is to end a wait |

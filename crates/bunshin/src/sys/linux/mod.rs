@@ -10,6 +10,7 @@ pub(crate) mod memory;
 pub(crate) mod named;
 pub(crate) mod network;
 pub(crate) mod oom;
+pub(crate) mod pages;
 #[cfg(feature = "tracing")]
 pub(crate) mod pipe;
 pub(crate) mod poller;
