@@ -132,14 +132,14 @@ _WANTED = {
         "typing",
     )
 }
-_WANTED["bunshin.pool"] = "bunshin._worker"
 
 
 def _preload(main, path, modules, wanted):
     """Has copies of this server find loaded what they will want."""
     import importlib
 
-    from . import _replace
+    # Workers: a parent whose first start is another may well have a pool later.
+    from . import _replace, _worker  # noqa: F401
 
     if _replace.VARIABLE in os.environ:
         # Before the main module binds the name to something.
