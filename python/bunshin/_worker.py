@@ -26,7 +26,6 @@ def leave_to_copies(number, given, process_obj):
     parent = process.current_process()
     own = process.BaseProcess.__new__(process.BaseProcess)
     own.__dict__.update(process_obj.__dict__)
-    own._identity = (*parent._identity, 1)
     given["own"] = own
     given["parent"] = process._ParentProcess(parent._name, os.getpid(), None)
     # A call's first time is where its names are made.
@@ -121,12 +120,16 @@ def begin(given):
     parent = process.current_process()
     above = process._ParentProcess(parent._name, os.getppid(), None)
     _become(given, process.BaseProcess(), above, parent)
+    process._process_counter = itertools.count(1)
     _initialize(given)
 
 
 def _become(given, own, above, parent):
     context.is_worker = True
-    own._name = f"{given['name']}-{os.getpid()}"
+    if not context._has_start_method(given["method"]):
+        context._force_start_method(given["method"])
+    own._name = _native.name()
+    own._identity = context.identity(own._name)
     own._config = dict(parent._config, daemon=True)
     own._parent_pid = above._pid
     try:

@@ -205,13 +205,31 @@ class ForkServerProcess(_InChild, _own.ForkServerProcess):
         return _ForkServerPopen(process_obj)
 
 
-def worker_process(worker, name):
+def worker_process(worker):
     """A process object for a worker of a pool's, which is none of the children that this process
     waits for at its end."""
-    made = PoolProcess(name=name, daemon=True)
-    made._popen = _WorkerPopen(worker)
-    made._sentinel = worker.sentinel
+    parent = process.current_process()
+    # Not by a call, which would take a number that is another child's.
+    made = PoolProcess.__new__(PoolProcess)
+    made.__dict__.update(
+        _identity=identity(worker.name),
+        _config=dict(parent._config, daemon=True),
+        _parent_pid=os.getpid(),
+        _parent_name=parent._name,
+        _popen=_WorkerPopen(worker),
+        _sentinel=worker.sentinel,
+        _closed=False,
+        _target=None,
+        _args=(),
+        _kwargs={},
+        _name=worker.name,
+    )
     return made
+
+
+def identity(name):
+    """The numbers in the name of a worker: those of the processes above it, and its own."""
+    return tuple(map(int, name.rpartition("-")[2].split(":")))
 
 
 class PoolProcess(_InChild, _own.Process):

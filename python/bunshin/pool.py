@@ -15,6 +15,7 @@ import time
 import types
 import warnings
 import weakref
+from multiprocessing import process as _process
 from multiprocessing import util
 from multiprocessing.context import ProcessError, TimeoutError
 
@@ -150,8 +151,12 @@ class Pool:
         method = self._ctx.get_start_method()
         process = self._ctx.Process()
         name = process._name.partition("-")[0].replace("Process", "PoolWorker")
-        self._name = name
-        given = {"name": name, "initializer": initializer, "initargs": tuple(initargs)}
+        # As if each were made by a call of its own; one that takes the place of another has its name.
+        *above, first = process._identity
+        for _ in range(processes - 1):
+            next(_process._process_counter)
+        names = f"{name}-" + "".join(f"{number}:" for number in above), first
+        given = {"method": method, "initializer": initializer, "initargs": tuple(initargs)}
         number = next(_numbers)
         if method == "fork":
             _worker.leave_to_copies(number, given, process)
@@ -165,7 +170,7 @@ class Pool:
                 self._native = _native.Pool(
                     processes,
                     method,
-                    name,
+                    names,
                     _start.command(),
                     maxtasksperchild,
                     number,
@@ -216,7 +221,7 @@ class Pool:
             known = before.get(worker.pid)
             # Another may have the number by now.
             if known is None or not known.is_alive():
-                known = worker_process(worker, f"{self._name}-{worker.pid}")
+                known = worker_process(worker)
             now[worker.pid] = known
         self._listed = now
         return list(now.values())

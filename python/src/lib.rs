@@ -57,6 +57,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<process::Worker>()?;
     module.add_function(wrap_pyfunction!(process::start, module)?)?;
     module.add_function(wrap_pyfunction!(process::run_child, module)?)?;
+    module.add_function(wrap_pyfunction!(process::name, module)?)?;
     module.add_function(wrap_pyfunction!(process::end_after_parent, module)?)?;
     module.add_class::<payload::Descriptor>()?;
     module.add_function(wrap_pyfunction!(payload::dumps_plain, module)?)?;

@@ -157,13 +157,13 @@ impl Pool {
     /// Starts the workers. They find what to begin with under a number, if they are copies of
     /// this process, and else in `given`.
     #[new]
-    #[pyo3(signature = (workers, method, name, command, max_tasks, inherited, preparation, given))]
+    #[pyo3(signature = (workers, method, names, command, max_tasks, inherited, preparation, given))]
     #[allow(clippy::too_many_arguments, reason = "one call, from one place")]
     fn new(
         py: Python<'_>,
         workers: usize,
         method: &str,
-        name: String,
+        names: (String, usize),
         command: Vec<std::ffi::OsString>,
         max_tasks: Option<usize>,
         inherited: Option<u64>,
@@ -176,8 +176,8 @@ impl Pool {
         let builder = bunshin::Pool::builder()
             .workers(workers)
             .start_method(method)
-            .name(name)
             .on_exit(end);
+        let builder = bunshin::front::name_workers(builder, names.0, names.1);
         // What is made here is not made in each copy.
         worker(py)?;
         payload::loads(py)?;

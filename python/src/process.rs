@@ -75,6 +75,8 @@ impl Child {
 pub(crate) struct Worker {
     worker: bunshin::front::PoolWorker,
     #[pyo3(get)]
+    name: String,
+    #[pyo3(get)]
     pid: u32,
     /// Readable once the worker has ended, and open for as long as this is there.
     #[pyo3(get)]
@@ -84,6 +86,7 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(worker: bunshin::front::PoolWorker) -> Self {
         Self {
+            name: worker.name().to_owned(),
             pid: worker.pid(),
             sentinel: worker.sentinel().as_raw_fd(),
             worker,
@@ -137,6 +140,12 @@ pub(crate) fn start(
 thread_local! {
     /// What the process object says that this child exits with.
     static EXIT_CODE: Cell<i32> = const { Cell::new(1) };
+}
+
+/// What the engine calls this process.
+#[pyfunction]
+pub(crate) fn name() -> String {
+    bunshin::current_process().name().to_owned()
 }
 
 /// How long a child may see that its parent has ended.

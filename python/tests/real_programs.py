@@ -672,6 +672,31 @@ def children_listed(context):
     print(mp.active_children())
 
 
+def who_am_i(_):
+    time.sleep(0.05)
+    own = mp.current_process()
+    # The number is not documented, and is what many choose a device by.
+    return own.name, own._identity, mp.get_start_method()
+
+
+def who_are_mine(_):
+    mp.current_process()._config["daemon"] = False
+    with mp.Pool(2) as pool:
+        return sorted(set(pool.map(who_am_i, range(8), chunksize=1)))
+
+
+def names(context):
+    """Workers choose by their number."""
+    mp.set_start_method("fork", force=True)
+    with context.Pool(2) as pool:
+        print(sorted(set(pool.map(who_am_i, range(8), chunksize=1))))
+        print(sorted(child.name for child in mp.active_children()))
+        between = context.Process()
+        print(between.name, between._identity)
+    with context.Pool(1, maxtasksperchild=5) as pool:
+        print(pool.map(who_are_mine, [0]))
+
+
 def ends(context):
     """Executors and what becomes of their calls at the end."""
     executor = make_executor(context, 1)
@@ -721,6 +746,7 @@ PROGRAMS = (
     stop_on_signal,
     numbers_in_memory,
     children_listed,
+    names,
     ends,
 )
 

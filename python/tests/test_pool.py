@@ -26,6 +26,10 @@ def square(number):
     return number * number
 
 
+def name(_number):
+    return mp.current_process().name
+
+
 def refuse(number):
     raise ValueError(number)
 
@@ -328,3 +332,12 @@ def test_arguments_are_checked(context):
             context.Pool(1, maxtasksperchild=tasks)
     with context.Pool(1) as pool, pytest.raises(ValueError):
         pool.imap(square, [1], chunksize=0)
+
+
+def test_a_worker_that_takes_the_place_of_another_has_its_name(context):
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        names = pool.map(name, range(3), chunksize=1)
+        assert len(set(names)) == 1 and names[0].split("PoolWorker-")[1].isdigit()
+        pids = pool.map(pid, range(3), chunksize=1)
+        assert len(set(pids)) == 3
+        assert pool._pool[0].name == names[0]

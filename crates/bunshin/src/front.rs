@@ -21,7 +21,7 @@ use crate::codec::serde::{decode, encode};
 use crate::connection::Sender;
 pub use crate::connection::{Arrival, Bytes, Hub};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pool::{Pool, TaskHandle};
+use crate::pool::{Pool, PoolBuilder, TaskHandle};
 use crate::process::{Child, ExitStatus, run_hosted};
 pub use crate::queue::{Item, ItemBytes};
 use crate::queue::{JoinableQueue, Queue};
@@ -182,6 +182,11 @@ pub fn on_idle(call: fn()) {
     crate::pool::on_idle(call);
 }
 
+/// Names a pool's workers: what the names begin with, followed by `first` and so on.
+pub fn name_workers(builder: PoolBuilder, prefix: String, first: usize) -> PoolBuilder {
+    builder.names(prefix, first)
+}
+
 /// Has the tasks of a pool's handles be done though nobody waits, whatever becomes of its workers:
 /// with a thread, from the first such task on.
 pub fn tend(pool: &Pool) {
@@ -199,6 +204,12 @@ pub fn cancel_pending(pool: &Pool, kept: usize) {
 pub struct PoolWorker(pub(crate) Arc<Child>);
 
 impl PoolWorker {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {

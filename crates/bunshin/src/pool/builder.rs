@@ -43,7 +43,8 @@ use crate::sys::thread;
 pub struct PoolBuilder {
     workers: Option<usize>,
     start_method: Option<StartMethod>,
-    name: Option<String>,
+    /// What the workers' names begin with, and the number of the first.
+    names: Option<(String, usize)>,
     tasks: Option<usize>,
     initializer: Option<Result<Initializer>>,
     exit: Option<Result<u64>>,
@@ -71,7 +72,13 @@ impl PoolBuilder {
 
     /// What the workers are called, followed by `-1` and so on. By default `Worker`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+        self.names = Some((format!("{}-", name.into()), 1));
+        self
+    }
+
+    /// What the workers' names begin with, followed by `first` and so on.
+    pub(crate) fn names(mut self, prefix: String, first: usize) -> Self {
+        self.names = Some((prefix, first));
         self
     }
 
@@ -172,9 +179,11 @@ impl PoolBuilder {
                 format!("a pool of {workers} workers: there are 1 to {WORKERS}"),
             ));
         }
+        let (prefix, first) = self.names.unwrap_or_else(|| ("Worker-".to_owned(), 1));
         let recipe = Recipe {
             method: self.start_method.unwrap_or_else(start_method),
-            name: self.name.unwrap_or_else(|| "Worker".to_owned()),
+            prefix,
+            first,
             tasks: self.tasks,
             initializer: self.initializer.transpose()?,
             exit: self.exit.transpose()?,

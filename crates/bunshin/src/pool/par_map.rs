@@ -180,7 +180,8 @@ impl Crew {
     fn new(n_workers: usize) -> Result<Self> {
         let recipe = Recipe {
             method: StartMethod::Fork,
-            name: "ParMap".to_owned(),
+            prefix: "ParMap-".to_owned(),
+            first: 1,
             tasks: None,
             initializer: None,
             exit: None,

@@ -29,7 +29,9 @@ pub(crate) const GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub(crate) method: StartMethod,
-    pub(crate) name: String,
+    /// What the workers' names begin with, and the number that the first one's ends with.
+    pub(crate) prefix: String,
+    pub(crate) first: usize,
     pub(crate) tasks: Option<usize>,
     pub(crate) initializer: Option<Initializer>,
     /// The place of a function that each worker runs last.
@@ -96,7 +98,7 @@ impl Recipe {
         let mut arguments = Vec::new();
         encode(&start, &mut arguments, &mut Outgoing::default())?;
         let builder = Process::builder()
-            .name(format!("{}-{}", self.name, number + 1))
+            .name(format!("{}{}", self.prefix, self.first + number))
             .daemon(true)
             .start_method(self.method);
         let entry = target::locate_entry(worker::run)?;
