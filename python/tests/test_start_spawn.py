@@ -1,6 +1,8 @@
 """Spawned children: what they begin and end with, beside those of the interpreter's own."""
 
+import collections
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -96,8 +98,9 @@ def run(folder, package, name, arguments=("-x", "two words")):
 def test_a_child_finds_and_leaves_what_the_interpreters_own_does(tmp_path, name):
     ours, theirs = (run(tmp_path, package, name) for package in ("bunshin", "multiprocessing"))
     assert ours[1:] == theirs[1:] == ("", 0, "kept\n")
-    # The main module's circles go in an order that is nobody's promise.
-    assert sorted(ours[0].splitlines()) == sorted(theirs[0].splitlines())
+    # The main module's circles go in an order that is nobody's promise, and CPython 3.14 leaves some.
+    shown = (collections.Counter(printed[0].splitlines()) for printed in (theirs, ours))
+    assert not operator.sub(*shown)
     found = json.loads(next(line for line in ours[0].splitlines() if line.startswith("{")))
     assert found["at import"][0] == "__mp_main__"
     assert found["globals"] == "changed"
