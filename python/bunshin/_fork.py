@@ -137,11 +137,13 @@ def _look_ahead(process_obj):
 
     Others may have a `_bootstrap` of their own, such as programs that measure what tests cover.
     """
+    from . import context
+
     global _input, _life, _parent
     given = process.BaseProcess
     kind = type(process_obj)
     if (
-        kind._bootstrap is not _known_bootstrap
+        kind._bootstrap is not context._InChild._bootstrap
         or "_bootstrap" in vars(process_obj)
         or kind._after_fork is not given._after_fork
         or getattr(given._bootstrap, "__globals__", None) is not vars(process)
@@ -159,11 +161,8 @@ def _look_ahead(process_obj):
     pid, name = process_obj._parent_pid, process_obj._parent_name
     if _parent is None or _parent._pid != pid or _parent._name != name:
         _parent = process._ParentProcess(name, pid, None)
-    return _parent, _input, _has_start_method(process_obj._start_method)
-
-
-#: What the processes of this package have for `_bootstrap`, and what it does about start methods.
-_known_bootstrap = _has_start_method = _force_start_method = None
+    has_method = context._has_start_method(process_obj._start_method)
+    return _parent, _input, None if has_method else context._force_start_method
 
 
 def _be(process_obj, ahead):
@@ -180,10 +179,10 @@ def _be(process_obj, ahead):
         if ahead is None:
             code = process_obj._bootstrap(parent_sentinel=sentinel)
         else:
-            parent, standard_input, has_start_method = ahead
+            parent, standard_input, force_start_method = ahead
             _native.end_after_parent(process_obj._parent_pid)
-            if not has_start_method:
-                _force_start_method(process_obj._start_method)
+            if force_start_method is not None:
+                force_start_method(process_obj._start_method)
             code = _life.lead(process_obj, parent, sentinel, standard_input)
     finally:
         try:

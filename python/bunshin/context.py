@@ -438,10 +438,5 @@ def _has_start_method(method):
     )
 
 
-_fork._known_bootstrap = _InChild._bootstrap
-_fork._has_start_method = _has_start_method
-_fork._force_start_method = _force_start_method
-
-
 def __getattr__(name):
     return getattr(_own, name)

@@ -489,7 +489,8 @@ def pools(context):
             failed.get()
         except TypeError as error:
             print(error)
-        print(failed.ready(), failed.successful(), callbacks)
+        # Which of the two comes first is chance.
+        print(failed.ready(), failed.successful(), sorted(callbacks, key=str))
         try:
             pool.apply_async(time.sleep, (600,)).get(0.05)
         except mp.TimeoutError as error:

@@ -14,7 +14,7 @@ HERE = pathlib.Path(__file__).parent
 def printed(module, method, name):
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]),
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "PROGRAM_MODULE": module,
     }
     done = subprocess.run(
