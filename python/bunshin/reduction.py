@@ -40,6 +40,10 @@ def __getattr__(name):
     return getattr(_own, name)
 
 
+#: The reducers of what is being pickled for messages now, by the identity of the table.
+_tables = {}
+
+
 class ForkingPickler(_own.ForkingPickler):
     """A pickler with reducers of its own: those registered here, and with the interpreter's."""
 
@@ -53,6 +57,9 @@ class ForkingPickler(_own.ForkingPickler):
     def register(cls, type, reduce):
         """Has objects of that type be pickled by `reduce`."""
         cls._extra_reducers[type] = reduce
+        # A reducer may be what registers it, and then pickles such an object.
+        for table in list(_tables.values()):
+            table[type] = reduce
 
 
 register = ForkingPickler.register
@@ -102,7 +109,12 @@ class _MessagePickler(_own.ForkingPickler):
         for reducers in reversed(ForkingPickler._extra_reducers.maps):
             table.update(reducers)
         self.dispatch_table = table
-        _dump(self, obj)
+        key = id(table)
+        _tables[key] = table
+        try:
+            _dump(self, obj)
+        finally:
+            del _tables[key]
 
 
 def _cannot_be_named(error):

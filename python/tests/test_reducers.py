@@ -111,6 +111,38 @@ def test_one_that_is_registered_late():
         del ForkingPickler._extra_reducers[Late]
 
 
+def test_one_that_is_registered_by_a_reducer():
+    class Inside:
+        pass
+
+    class Outside:
+        def __reduce__(self):
+            ForkingPickler.register(Inside, lambda inside: (int, (8,)))
+            return list, ((Inside(),),)
+
+    here, there = mp.Pipe()
+    try:
+        here.send([Outside(), Inside()])
+        assert there.recv() == [[8], 8]
+    finally:
+        del ForkingPickler._extra_reducers[Inside]
+
+
+def check_lengths(ints, doubles, length):
+    assert list(ints) == [0] * length
+    assert list(doubles) == [0.0] * (length + 5)
+
+
+def test_arrays_nobody_has_looked_into(context):
+    # Of lengths of their own: a type's reducer is registered when its first object is pickled.
+    length = METHODS.index(context.get_start_method()) + 31
+    arrays = context.Array("i", length), context.RawArray("d", length + 5)
+    child = context.Process(target=check_lengths, args=(*arrays, length))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+
+
 def test_with_buffers_beside_and_by_value():
     here, there = mp.Pipe()
     here.send([Handle(0), bytearray(100_000), lambda: 3])
