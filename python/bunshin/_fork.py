@@ -128,6 +128,16 @@ class _NoInput(io.RawIOBase):
 #: and not in each of them.
 _input = _parent = None
 
+
+def empty_input():
+    """A standard input for children, which has nothing in it."""
+    global _input
+    if _input is None or _input.closed:
+        _input = io.TextIOWrapper(io.BufferedReader(_NoInput()), encoding="utf-8")
+        _input.mode = "r"
+    return _input
+
+
 #: How a child lives that nobody but this package has anything to do with.
 _life = None
 
@@ -139,7 +149,7 @@ def _look_ahead(process_obj):
     """
     from . import context
 
-    global _input, _life, _parent
+    global _life, _parent
     given = process.BaseProcess
     kind = type(process_obj)
     if (
@@ -155,14 +165,11 @@ def _look_ahead(process_obj):
             return None
         of_package = [key for key in util._afterfork_registry.data if key[1] == id(_native)]
         _life = _native.Life(of_package and of_package[-1], _LEAVES_END_TO_HANDLERS)
-    if _input is None or _input.closed:
-        _input = io.TextIOWrapper(io.BufferedReader(_NoInput()), encoding="utf-8")
-        _input.mode = "r"
     pid, name = process_obj._parent_pid, process_obj._parent_name
     if _parent is None or _parent._pid != pid or _parent._name != name:
         _parent = process._ParentProcess(name, pid, None)
     has_method = context._has_start_method(process_obj._start_method)
-    return _parent, _input, None if has_method else context._force_start_method
+    return _parent, empty_input(), None if has_method else context._force_start_method
 
 
 def _be(process_obj, ahead):

@@ -33,36 +33,17 @@ def leave_to_copies(number, given, process_obj):
         os.close(os.pidfd_open(os.getpid()))
     given["children"] = set()
     given["counter"] = itertools.count(1)
-    given["input"] = given["descriptor"] = None
-    with contextlib.suppress(OSError, ValueError):
-        descriptor = os.open(os.devnull, os.O_RDONLY)
-        try:
-            given["input"] = open(descriptor, encoding="utf-8", closefd=False)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        given["descriptor"] = descriptor
+    given["input"] = _fork.empty_input()
     inherited[number] = given
 
 
-def forget(number):
-    """Leaves nothing to workers of that pool any more."""
-    given = inherited.pop(number, None)
-    # Somebody may have closed all descriptors, and others have got their numbers.
-    if given is not None and _native.is_null_device(given["descriptor"]):
-        os.close(given["descriptor"])
-
-
-def _take_input(given):
+def _take_input(empty):
     """Has an input at its end, as `util._close_stdin` does."""
-    if sys.stdin is None or not _native.is_null_device(given["descriptor"]):
-        util._close_stdin()
+    if sys.stdin is None or sys.stdin is empty:
         return
-    try:
+    with contextlib.suppress(OSError, ValueError):
         sys.stdin.close()
-    except (OSError, ValueError):
-        pass
-    sys.stdin = given["input"]
+    sys.stdin = empty
 
 
 #: The stream whose text is kept in this process, or the one that it is a copy of.
@@ -108,7 +89,7 @@ def begin_forked(number):
     # One of them is the package's own, and has nothing to do then.
     if len(util._afterfork_registry.data) > 1:
         util._run_after_forkers()
-    _take_input(given)
+    _take_input(given["input"])
     process._children = given["children"]
     process._process_counter = given["counter"]
     _become(given, given["own"], given["parent"], parent)

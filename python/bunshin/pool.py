@@ -178,7 +178,7 @@ class Pool:
                     begin,
                 )
         except BaseException:
-            _worker.forget(number)
+            _worker.inherited.pop(number, None)
             raise
         self._number = number
         self._terminate = util.Finalize(
@@ -358,7 +358,7 @@ class Pool:
                 stream.drain()
                 self._over(stream)
         self._native.join()
-        _worker.forget(self._number)
+        _worker.inherited.pop(self._number, None)
 
     def __enter__(self):
         self._check_running()
@@ -372,7 +372,7 @@ def _end(native, number, pid):
     # In a copy of this process the workers are the parent's.
     if os.getpid() == pid:
         native.terminate()
-        _worker.forget(number)
+        _worker.inherited.pop(number, None)
 
 
 class ApplyResult:

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::buffer::{self, Borrowed};
 use crate::error::{exception, sending};
 use crate::payload::{self, Object, Payload};
+use crate::sync::duration;
 use crate::{pieces, plain};
 
 /// Messages up to this size are sent without letting other threads run, if there is room.
@@ -278,9 +279,7 @@ impl Connection {
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let link = self.link()?;
         let receiver = self.receiver(&link)?;
-        let timeout = timeout.map_or(Duration::MAX, |seconds| {
-            Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
-        });
+        let timeout = timeout.map_or(Duration::MAX, duration);
         py.detach(|| receiver.poll(timeout))
             .map_err(|error| exception(&error))
     }

@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
-use std::time::Duration;
 
 use bunshin::{TaskError, TaskHandle};
 use pyo3::prelude::*;
@@ -14,6 +13,7 @@ use pyo3::types::PyList;
 
 use crate::error::exception;
 use crate::pool::{Task, Told, settle_told};
+use crate::sync::duration;
 use crate::task::{self, Function, Outcome, Shape, execute};
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -178,8 +178,7 @@ impl Calls {
         py: Python<'_>,
         timeout: Option<f64>,
     ) -> PyResult<Option<(Py<PyList>, Option<Told>)>> {
-        let timeout = timeout
-            .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+        let timeout = timeout.map(duration);
         let values = PyList::empty(py);
         // Not under the lock while it waits: a signal's handler may close the map meanwhile.
         let first = locked(&self.0).pop_front();

@@ -1,7 +1,6 @@
 //! Forks that the interpreter makes, and signals that arrive in a wait.
 
 use std::cell::{Cell, RefCell};
-use std::os::unix::fs::MetadataExt;
 
 use pyo3::prelude::*;
 
@@ -52,17 +51,6 @@ pub(crate) fn after_fork_in_child() {
 #[pyfunction]
 pub(crate) fn before_exit() {
     bunshin::front::before_exit();
-}
-
-/// Whether a descriptor is one of the null device.
-#[pyfunction]
-pub(crate) fn is_null_device(descriptor: Option<i32>) -> bool {
-    let Some(descriptor) = descriptor else {
-        return false;
-    };
-    let number = |path: String| std::fs::metadata(path).map(|about| about.rdev()).ok();
-    let found = number(format!("/proc/self/fd/{descriptor}"));
-    found.is_some() && found == number("/dev/null".to_owned())
 }
 
 /// Has interrupts wait in this thread, and in a copy that it makes of the process. The interpreter's

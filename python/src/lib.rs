@@ -49,7 +49,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fork::before_fork, module)?)?;
     module.add_function(wrap_pyfunction!(fork::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(fork::before_exit, module)?)?;
-    module.add_function(wrap_pyfunction!(fork::is_null_device, module)?)?;
     module.add_function(wrap_pyfunction!(fork::hold_interrupts, module)?)?;
     module.add_function(wrap_pyfunction!(fork::release_interrupts, module)?)?;
     module.add_class::<forked::Life>()?;

@@ -15,6 +15,7 @@ use crate::error::exception;
 use crate::executor::Calls;
 use crate::payload::{self, Payload};
 use crate::process::Worker;
+use crate::sync::duration;
 use crate::task::{self, Function, Outcome, Shape, execute, worker};
 
 // ---------------------------------------------------------------------------
@@ -447,8 +448,7 @@ impl Task {
         let Some(handle) = self.handle() else {
             return Ok(true);
         };
-        let timeout = timeout
-            .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+        let timeout = timeout.map(duration);
         let waited = py.detach(|| {
             let waited = match timeout {
                 None => handle.wait().map(|()| true),
@@ -649,8 +649,7 @@ impl Results {
 
     /// Takes what there is, at least one and at most `most`. False if there are no more.
     fn fetch(&self, py: Python<'_>, timeout: Option<f64>, most: usize) -> PyResult<bool> {
-        let timeout = timeout
-            .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+        let timeout = timeout.map(duration);
         let fetched = py.detach(|| {
             let mut kept = self.imap.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(imap) = kept.as_mut() else {

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 
 use crate::error::exception;
 use crate::payload::{self, Payload};
+use crate::sync::duration;
 
 /// A child, until it has been collected.
 #[pyclass(module = "bunshin._native", frozen)]
@@ -99,8 +100,7 @@ impl Worker {
     /// As `Child.wait`.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
-        let timeout = timeout
-            .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+        let timeout = timeout.map(duration);
         let waited = py.detach(|| self.worker.wait(timeout));
         if let Some(raised) = crate::fork::take_raised() {
             return Err(raised);

@@ -57,6 +57,11 @@ pub(crate) fn limit(timeout: Option<f64>) -> PyResult<Option<Duration>> {
     Ok(Duration::try_from_secs_f64(seconds.max(0.0)).ok())
 }
 
+/// A time limit that has been checked elsewhere: one longer than can be told is the longest.
+pub(crate) fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
+}
+
 /// Waits with the interpreter detached. A signal handler that raises ends the wait, and `undo`
 /// is called with what came out of it then.
 pub(crate) fn wait<T: Send>(
