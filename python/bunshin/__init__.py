@@ -59,7 +59,11 @@ def _close_at_exit(_module=None):
     _util.Finalize(None, _native.before_exit, exitpriority=-1000)
 
 
-_os.register_at_fork(before=_native.before_fork, after_in_child=_native.after_fork_in_child)
+_os.register_at_fork(
+    before=_native.before_fork,
+    after_in_parent=_native.after_fork_in_parent,
+    after_in_child=_native.after_fork_in_child,
+)
 # Processes end without dropping their objects; a child forgets its parent's finalizers.
 _close_at_exit()
 _util.register_after_fork(_native, _close_at_exit)

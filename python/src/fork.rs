@@ -41,6 +41,12 @@ pub(crate) fn before_fork() {
     crate::heap::before_fork();
 }
 
+/// To be called after `os.fork`, in the parent.
+#[pyfunction]
+pub(crate) fn after_fork_in_parent() {
+    bunshin::front::after_fork_in_parent();
+}
+
 /// To be called after `os.fork`, in the child.
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {

@@ -47,6 +47,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(payload::in_message, module)?)?;
     module.add_function(wrap_pyfunction!(payload::unpack, module)?)?;
     module.add_function(wrap_pyfunction!(fork::before_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(fork::after_fork_in_parent, module)?)?;
     module.add_function(wrap_pyfunction!(fork::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(fork::before_exit, module)?)?;
     module.add_function(wrap_pyfunction!(fork::hold_interrupts, module)?)?;

@@ -25,11 +25,12 @@ use crate::pool::{Pool, PoolBuilder, TaskHandle};
 use crate::process::{Child, ExitStatus, run_hosted};
 pub use crate::queue::{Item, ItemBytes};
 use crate::queue::{JoinableQueue, Queue};
+use crate::shm::heap;
 pub use crate::sync::plain::{
     Permit, PlainBarrier, PlainCondition, PlainEvent, PlainLock, PlainSemaphore, Taken,
 };
 use crate::sys::memory as memory_of_the_system;
-use crate::sys::{grace, interrupt, process, socket, thread, words};
+use crate::sys::{grace, interrupt, leases, process, socket, thread, words};
 use crate::transport::{Patience, channel};
 
 /// A value as bytes, and the handles that travel beside them in whatever way the front has.
@@ -152,12 +153,18 @@ impl Held {
 /// everything it has.
 pub fn before_fork() {
     thread::watch_forks();
-    thread::count_copy();
+    heap::begin_copy();
     channel::count_for_copy();
+}
+
+/// To be called after that, in this process, also if there was no fork after all.
+pub fn after_fork_in_parent() {
+    leases::end();
 }
 
 /// To be called in that copy.
 pub fn after_fork_in_child() {
+    leases::end_in_copy();
     channel::share_inherited();
 }
 

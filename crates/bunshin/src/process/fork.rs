@@ -20,8 +20,9 @@ use super::start_method::StartMethod;
 use super::{launcher, panic, target};
 use crate::codec::outcome::Call;
 use crate::error::{Error, ErrorKind, Result};
+use crate::shm::heap;
 use crate::sys::process::{self, Started};
-use crate::sys::{socket, thread};
+use crate::sys::{leases, socket, thread};
 use crate::transport::{Patience, channel, heirs};
 
 /// Runs before `main`, in the order of the linker: turns a started program into a child.
@@ -256,24 +257,27 @@ pub unsafe fn fork_unchecked() -> Result<Fork> {
     hold_still();
     let _ = std::io::stdout().flush();
     // The child goes on with everything: shared memory that this process holds is its too.
-    thread::count_copy();
+    heap::begin_copy();
     channel::count_for_copy();
     heirs::begin_fork(true);
     let identity = Identity::of_child(None, StartMethod::Fork, false);
     // SAFETY: the caller vouches for the threads.
     match unsafe { process::fork() } {
         Ok(Some(started)) => {
+            leases::end();
             go_on();
             heirs::end_fork(Some(started.pid));
             let child = Child::register(copy_name(started.pid), started, false);
             Ok(Fork::Parent(Process::new(child, None)))
         }
         Ok(None) => {
+            leases::end_in_copy();
             channel::were_counted();
             identity.named(copy_name(std::process::id())).adopt();
             Ok(Fork::Child)
         }
         Err(error) => {
+            leases::end();
             go_on();
             heirs::end_fork(None);
             channel::uncount_for_copy();

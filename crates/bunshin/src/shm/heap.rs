@@ -30,6 +30,7 @@ use super::layout::{HEAP_BLOCKS, HEAP_TABLE};
 use super::lock::RawLock;
 use super::segment::{Segment, Shared};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::leases;
 use crate::sys::memory::{self, Mapping, PAGE};
 use crate::sys::thread;
 
@@ -121,6 +122,28 @@ pub(crate) struct Heap {
     /// Blocks that this view holds.
     held: AtomicUsize,
     maps: Mutex<Vec<Option<Mapped>>>,
+    /// Blocks that were let go here while copies of this process may have had them, too.
+    with_copies: Mutex<Vec<WithCopies>>,
+    /// How many these are.
+    waiting: AtomicUsize,
+}
+
+/// A block that is let go once those copies have ended that were made while it was held.
+#[derive(Debug)]
+struct WithCopies {
+    index: usize,
+    /// The process that held it.
+    generation: u32,
+    /// How many copies there had been before it was held, and when it was let go.
+    copies: (u32, u32),
+}
+
+/// How many blocks of heaps this process holds.
+static HELD: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// To be called before a raw fork, whose copy goes on with all blocks.
+pub(crate) fn begin_copy() {
+    leases::begin(HELD.load(Ordering::Relaxed) > 0);
 }
 
 /// Who has written to a block before it is mapped.
@@ -149,6 +172,8 @@ impl Heap {
             member,
             held: AtomicUsize::new(0),
             maps: Mutex::default(),
+            with_copies: Mutex::default(),
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -183,6 +208,7 @@ impl Heap {
             return Ok(None);
         };
         let want = capacity_for(len as u64);
+        self.let_go_after_copies();
         for index in 0..self.made() {
             let entry = self.entry(index);
             let capacity = entry.capacity.load(Ordering::Relaxed);
@@ -312,6 +338,7 @@ impl Heap {
             .map(index, len, writer)
             .inspect_err(|_| self.let_go(index, self.bit().unwrap_or(0)))?;
         self.held.fetch_add(1, Ordering::Relaxed);
+        HELD.fetch_add(1, Ordering::Relaxed);
         Ok(Block {
             home: Home::Heap {
                 heap: Arc::clone(self),
@@ -388,6 +415,41 @@ impl Heap {
             return;
         }
         entry.state.fetch_and(!bits, Ordering::AcqRel);
+    }
+
+    /// Lets go of blocks whose copies have ended.
+    fn let_go_after_copies(&self) {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let living = leases::living();
+        let has_copy = |from: u32, to: u32| {
+            let mut living = living.iter();
+            living.any(|(first, last)| *first <= to && *last > from)
+        };
+        let generation = thread::generation();
+        let waiting = || {
+            self.with_copies
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let mut over = Vec::new();
+        waiting().retain(|block| {
+            let (from, to) = block.copies;
+            let is_over = block.generation != generation || !has_copy(from, to);
+            if is_over {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
+            // In a copy they are its parent's to let go.
+            if is_over && block.generation == generation {
+                over.push(block.index);
+            }
+            !is_over
+        });
+        for index in over {
+            self.held.fetch_sub(1, Ordering::Relaxed);
+            self.let_go(index, self.bit().unwrap_or(0));
+        }
     }
 
     /// Receives a block that a message names.
@@ -657,13 +719,27 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        let Home::Heap { heap, index } = &self.home else {
+            return;
+        };
+        HELD.fetch_sub(1, Ordering::Relaxed);
         // A copy that a fork made does not count; the block stays held for the other one.
-        if thread::is_left_to_child() || self.has_copy() {
+        if thread::is_left_to_child() || self.generation != thread::generation() {
             return;
         }
-        if let Home::Heap { heap, index } = &self.home {
+        if self.has_copy() {
+            let block = WithCopies {
+                index: *index,
+                generation: self.generation,
+                copies: (self.copies, thread::copies()),
+            };
+            let waiting = heap.with_copies.lock();
+            waiting.unwrap_or_else(PoisonError::into_inner).push(block);
+            heap.waiting.fetch_add(1, Ordering::Relaxed);
+        } else {
             heap.held.fetch_sub(1, Ordering::Relaxed);
             heap.let_go(*index, heap.bit().unwrap_or(0));
         }
+        heap.let_go_after_copies();
     }
 }

@@ -14,6 +14,7 @@
 //! | `process` | fork, start of this program again, a waitable handle per child, signals |
 //! | `server` | the forkserver's clone: a child of the user's own process |
 //! | `grace` | the end of this process, so long after its parent's |
+//! | `leases` | which copies of this process, made by raw forks, may still be there |
 //! | `thread` | thread identity, processor in use, the list of robust locks, futexes |
 //! | `cpus` | how many processors this process may use |
 //! | `oom` | how many processes were killed for lack of memory |

@@ -6,6 +6,7 @@ pub(crate) mod grace;
 mod groups;
 pub(crate) mod image;
 pub(crate) mod interrupt;
+pub(crate) mod leases;
 pub(crate) mod memory;
 pub(crate) mod named;
 pub(crate) mod network;
