@@ -109,6 +109,20 @@ def pipe_make(mp):
     return lambda seconds: timed(work, seconds), lambda: None
 
 
+@row("pipe-make-use-close")
+def pipe_make_use(mp):
+    def work():
+        here, there = mp.Pipe()
+        here.send(7)
+        there.recv()
+        there.send(7)
+        here.recv()
+        here.close()
+        there.close()
+
+    return lambda seconds: timed(work, seconds), lambda: None
+
+
 @row("pipe-64MiB-bytes", 8)
 def pipe_bytes(mp):
     return _one_way(mp, b"x" * LARGE, 2)

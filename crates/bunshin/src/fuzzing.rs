@@ -22,7 +22,7 @@ use crate::codec::buffer::Buffer;
 use crate::codec::serde::{decode, decode_of_others, encode_for_others};
 use crate::connection::fuzzing::converse;
 use crate::shm::heap::{Block, Descriptor, Heap};
-use crate::shm::layout::{HEAP_TABLE, Kind, PIPE_FIXED, PIPE_HEAP, PIPE_RINGS, RING};
+use crate::shm::layout::{HEAP_TABLE, Kind, PIPE_FIRST, PIPE_FIXED, PIPE_HEAP, RING};
 use crate::shm::ring::{End, Ring};
 use crate::shm::segment::Segment;
 use crate::sys::socket;
@@ -142,14 +142,14 @@ pub fn manager(bytes: &[u8]) {
 /// The frames in a pipe's ring, written by a peer that writes what it likes.
 pub fn frame(bytes: &[u8]) {
     let mut choices = Choices(bytes);
-    let Ok(segment) = Segment::create(Kind::Pipe, PIPE_FIXED) else {
+    let Ok(segment) = Segment::create_first(Kind::Pipe, PIPE_FIXED, PIPE_FIRST) else {
         return;
     };
     let Ok((one, two)) = socket::pair() else {
         return;
     };
     let pair = Pair::new(&one, &two);
-    let ring = || Ring::new(Arc::clone(&segment), PIPE_RINGS);
+    let ring = || Ring::new(Arc::clone(&segment), 0);
     let heaps = [0, 1].map(|member| Heap::new(Arc::clone(&segment), PIPE_HEAP, member));
     let Ok(rogue) = socket::duplicate(one.as_fd()) else {
         return;
@@ -228,7 +228,7 @@ pub fn heap(bytes: &[u8]) {
     /// Bytes of the lock, at the start of the table.
     const LOCK: usize = 40;
     let mut choices = Choices(bytes);
-    let Ok(segment) = Segment::create(Kind::Pipe, PIPE_FIXED) else {
+    let Ok(segment) = Segment::create_first(Kind::Pipe, PIPE_FIXED, PIPE_FIRST) else {
         return;
     };
     let Ok(file) = socket::duplicate(segment.as_fd()).map(File::from) else {

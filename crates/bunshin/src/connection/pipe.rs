@@ -9,7 +9,7 @@ use super::receiver::Receiver;
 use super::sender::Sender;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::Heap;
-use crate::shm::layout::{Kind, PIPE_FIXED, PIPE_HEAP, PIPE_RINGS, RING_STRIDE};
+use crate::shm::layout::{Kind, PIPE_FIRST, PIPE_FIXED, PIPE_HEAP};
 use crate::shm::ring::{End, Ring};
 use crate::shm::segment::Segment;
 use crate::sys::socket;
@@ -26,7 +26,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     fn create() -> Result<(Self, Self)> {
-        let segment = Segment::create(Kind::Pipe, PIPE_FIXED)?;
+        let segment = Segment::create_first(Kind::Pipe, PIPE_FIXED, PIPE_FIRST)?;
         Ok((Self::of(&segment, 0), Self::of(&segment, 1)))
     }
 
@@ -44,7 +44,7 @@ impl Memory {
             return Err(Error::new(ErrorKind::Corrupt, "a pipe has two sides"));
         }
         Ok(Self::of(
-            &Segment::attach(fd, Kind::Pipe, PIPE_FIXED)?,
+            &Segment::attach_first(fd, Kind::Pipe, PIPE_FIXED, PIPE_FIRST)?,
             side,
         ))
     }
@@ -55,10 +55,7 @@ impl Memory {
             End::Sender => self.side,
             End::Receiver => 1 - self.side,
         };
-        Ring::new(
-            Arc::clone(&self.segment),
-            PIPE_RINGS + usize::from(number) * RING_STRIDE,
-        )
+        Ring::new(Arc::clone(&self.segment), number.into())
     }
 
     pub(crate) fn end(&self, end: End, socket: OwnedFd, pair: Option<Arc<Pair>>) -> Side {

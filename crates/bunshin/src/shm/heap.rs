@@ -126,6 +126,8 @@ pub(crate) struct Heap {
     with_copies: Mutex<Vec<WithCopies>>,
     /// How many these are.
     waiting: AtomicUsize,
+    /// Entries of the table that are known to be there.
+    known: AtomicUsize,
 }
 
 /// A block that is let go once those copies have ended that were made while it was held.
@@ -166,6 +168,7 @@ impl Heap {
     /// Views the heap whose table lies at `table`; zeroed memory is an empty heap.
     pub(crate) fn new(segment: Arc<Segment>, table: usize, member: u32) -> Arc<Self> {
         segment.span(table, HEAP_TABLE);
+        let known = segment.first().saturating_sub(table + 64) / 32;
         Arc::new(Self {
             segment,
             table,
@@ -174,6 +177,7 @@ impl Heap {
             maps: Mutex::default(),
             with_copies: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            known: AtomicUsize::new(known.min(HEAP_BLOCKS)),
         })
     }
 
@@ -191,7 +195,34 @@ impl Heap {
     }
 
     fn made(&self) -> usize {
-        (self.table().made.load(Ordering::Acquire) as usize).min(HEAP_BLOCKS)
+        let made = (self.table().made.load(Ordering::Acquire) as usize).min(HEAP_BLOCKS);
+        let known = self.known.load(Ordering::Relaxed);
+        if made <= known {
+            return made;
+        }
+        // Whoever has made an entry has written to it before. One that only the number says is
+        // there must not be looked at: that would make the memory for it.
+        let entries = self.table + 64;
+        let (from, to) = (entries + known * 32, entries + made * 32);
+        if self.segment.is_written(from, to - from) {
+            // All of the last page is there.
+            let all = (to.next_multiple_of(PAGE) - entries) / 32;
+            self.known
+                .fetch_max(all.min(HEAP_BLOCKS), Ordering::Relaxed);
+            made
+        } else {
+            known
+        }
+    }
+
+    /// Has the memory of an entry be there, which is about to be made.
+    fn reserve_entry(&self, index: usize) -> Result<()> {
+        if index < self.known.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.segment
+            .reserve(self.table + 64 + index * 32, 32)
+            .map_err(|error| Error::os("reserve memory for the table of a shared heap", error))
     }
 
     /// Whether this member holds so many blocks that it had better copy the next.
@@ -261,6 +292,7 @@ impl Heap {
             Some(index) => index,
             None if self.made() < HEAP_BLOCKS => {
                 let index = self.made();
+                self.reserve_entry(index)?;
                 self.entry(index).state.store(MAKING, Ordering::Relaxed);
                 table.made.store(index as u32 + 1, Ordering::Release);
                 index

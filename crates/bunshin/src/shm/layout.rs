@@ -3,7 +3,7 @@
 /// The first eight bytes of every segment.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"bunshin\x01");
 /// Changes with every change of LAYOUT.md.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// What a segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +36,12 @@ pub(crate) const HEADER: usize = 64;
 
 /// Bytes of a ring's data; a power of two.
 pub(crate) const RING: usize = 64 << 10;
-/// A ring's header and data.
-pub(crate) const RING_STRIDE: usize = RING_HEADER + RING;
 /// Bytes of a ring's header.
 pub(crate) const RING_HEADER: usize = 384;
 /// Where the lists of a pipe's holders start: for each ring, one of the sending side and one of
 /// the receiving side.
 pub(crate) const PIPE_HOLDERS: usize = HEADER;
-/// Where a pipe's first ring starts.
+/// Where the headers of a pipe's two rings start.
 pub(crate) const PIPE_RINGS: usize = 4096;
 
 /// Blocks that a heap can hold at a time.
@@ -52,9 +50,13 @@ pub(crate) const HEAP_BLOCKS: usize = 2048;
 pub(crate) const HEAP_TABLE: usize = 64 + HEAP_BLOCKS * 32;
 
 /// Where a pipe's heap table starts.
-pub(crate) const PIPE_HEAP: usize = PIPE_RINGS + 2 * RING_STRIDE + 256;
+pub(crate) const PIPE_HEAP: usize = PIPE_RINGS + 2 * RING_HEADER;
+/// Bytes of a pipe's segment that are there from the start: what every pipe uses.
+pub(crate) const PIPE_FIRST: usize = PIPE_RINGS + 4096;
+/// Where the data of a pipe's two rings start.
+pub(crate) const PIPE_DATA: usize = (PIPE_HEAP + HEAP_TABLE).next_multiple_of(4096);
 /// Bytes of a pipe's segment before its first block.
-pub(crate) const PIPE_FIXED: usize = (PIPE_HEAP + HEAP_TABLE).next_multiple_of(4096);
+pub(crate) const PIPE_FIXED: usize = PIPE_DATA + 2 * RING;
 
 /// Where the lock of shared data lies.
 pub(crate) const CELL_LOCK: usize = 64;

@@ -57,6 +57,19 @@ impl Segment {
         }))
     }
 
+    pub(crate) fn create_first(kind: Kind, len: usize, _first: usize) -> Result<Arc<Self>> {
+        Self::create(kind, len)
+    }
+
+    pub(crate) fn attach_first(
+        fd: OwnedFd,
+        kind: Kind,
+        least: usize,
+        _first: usize,
+    ) -> Result<Arc<Self>> {
+        Self::attach(fd, kind, least)
+    }
+
     pub(crate) fn attach(_fd: OwnedFd, _kind: Kind, _least: usize) -> Result<Arc<Self>> {
         Err(Error::new(
             ErrorKind::Unsupported,
@@ -107,6 +120,19 @@ impl Segment {
             "outside of the segment"
         );
         std::ptr::dangling_mut()
+    }
+
+    /// All of a model is there.
+    pub(crate) fn first(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn reserve(&self, _offset: usize, _len: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn is_written(&self, _offset: usize, _len: usize) -> bool {
+        true
     }
 
     pub(crate) fn len(&self) -> usize {

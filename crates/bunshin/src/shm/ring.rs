@@ -19,14 +19,28 @@
 //! No wake-up is lost: the sleeper stores `ARMED` and then loads the position; the
 //! other side stores the position and then loads the bell; sequentially consistent
 //! fences between the two make at least one of them see the other's store.
+//!
+//! # Memory
+//!
+//! A ring's header is there from the start, its data are not: the sender reserves each page right
+//! before it writes to it for the first time, holding the sending side's lock, so that memory that
+//! cannot be had is an error of that call. The receiver asks the system whether a page has been
+//! written to before it looks at it for the first time. Each end keeps for itself how far it
+//! knows the data to be there ([`Known`]); nothing that a peer writes is believed. Pages
+//! are never given back while the segment lives.
+//!
+//! No page that anybody counts on is without content: one that is only reserved goes again when
+//! a reservation across it fails or is interrupted.
 
 use std::sync::Arc;
 
 use super::atomic::{AtomicU32, AtomicU64, Ordering, Unused, fence};
 use super::holders::{self, Holders};
-use super::layout::{PIPE_HOLDERS, PIPE_RINGS, RING, RING_HEADER};
+use super::layout::{PIPE_DATA, PIPE_HOLDERS, PIPE_RINGS, RING, RING_HEADER};
 use super::lock::RawLock;
 use super::segment::{Segment, Shared};
+use crate::error::{Error, Result};
+use crate::sys::memory::PAGE;
 
 const QUIET: u32 = 0;
 const ARMED: u32 = 1;
@@ -87,20 +101,32 @@ pub(crate) enum End {
 #[derive(Clone, Debug)]
 pub(crate) struct Ring {
     segment: Arc<Segment>,
-    at: usize,
+    /// Which of a pipe's two it is.
+    number: usize,
 }
 
+/// How many bytes of a ring's data one end knows to be on pages that are there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known(usize);
+
 impl Ring {
-    pub(crate) fn new(segment: Arc<Segment>, at: usize) -> Self {
+    pub(crate) fn new(segment: Arc<Segment>, number: usize) -> Self {
         // Panics here, not later, if the ring does not fit.
-        segment.at::<RingHeader>(at);
-        segment.span(at, RING_HEADER + RING);
-        Self { segment, at }
+        assert!(number < 2, "a pipe has two rings");
+        let ring = Self { segment, number };
+        ring.header();
+        ring.segment.span(ring.data(), RING);
+        ring
+    }
+
+    #[inline]
+    fn data(&self) -> usize {
+        PIPE_DATA + self.number * RING
     }
 
     #[inline]
     fn header(&self) -> &RingHeader {
-        self.segment.at(self.at)
+        self.segment.at(PIPE_RINGS + self.number * RING_HEADER)
     }
 
     pub(crate) fn lock(&self, end: End) -> &RawLock {
@@ -128,11 +154,63 @@ impl Ring {
         (tail, free(*head))
     }
 
+    /// Where in the data `len` bytes from `position` on end, at most.
+    #[inline]
+    fn end(position: u64, len: usize) -> usize {
+        (position as usize & (RING - 1))
+            .saturating_add(len)
+            .min(RING)
+    }
+
+    /// Has the memory be there that `len` bytes from `position` on take. Only who has the sending
+    /// side's lock may ask for it. What this returns is known once all of them have been written.
+    ///
+    /// # Errors
+    /// There is no memory; nothing has changed.
+    #[inline]
+    pub(crate) fn reserve(&self, known: Known, position: u64, len: usize) -> Result<Known> {
+        if Self::end(position, len) <= known.0 {
+            return Ok(known);
+        }
+        self.reserve_more(known, Self::end(position, len))
+    }
+
+    #[cold]
+    fn reserve_more(&self, known: Known, end: usize) -> Result<Known> {
+        let end = end.next_multiple_of(PAGE);
+        // What others have written is there: a reservation across it would only take time.
+        if self.segment.first() < self.data() + end {
+            self.segment
+                .reserve(self.data() + known.0, end - known.0)
+                .map_err(|error| Error::os("reserve memory for a message in a pipe", error))?;
+        }
+        Ok(Known(end))
+    }
+
+    /// Whether the memory is there in which `len` bytes from `position` on were sent.
+    #[inline]
+    pub(crate) fn is_there(&self, known: &mut Known, position: u64, len: usize) -> bool {
+        Self::end(position, len) <= known.0 || self.is_more_there(known, Self::end(position, len))
+    }
+
+    #[cold]
+    fn is_more_there(&self, known: &mut Known, end: usize) -> bool {
+        let end = end.next_multiple_of(PAGE);
+        let is_there = self.segment.first() >= self.data() + end
+            || self
+                .segment
+                .is_written(self.data() + known.0, end - known.0);
+        if is_there {
+            known.0 = end;
+        }
+        is_there
+    }
+
     /// Copies bytes to a position that is free.
     #[inline]
     pub(crate) fn put(&self, position: u64, bytes: &[u8]) {
         let place = position as usize & (RING - 1);
-        let data = self.at + RING_HEADER;
+        let data = self.data();
         let first = bytes.len().min(RING - place);
         self.segment.copy_in(data + place, &bytes[..first]);
         if first < bytes.len() {
@@ -177,7 +255,7 @@ impl Ring {
     #[inline]
     pub(crate) fn take(&self, position: u64, bytes: &mut [u8]) {
         let place = position as usize & (RING - 1);
-        let data = self.at + RING_HEADER;
+        let data = self.data();
         let first = bytes.len().min(RING - place);
         self.segment.copy_out(data + place, &mut bytes[..first]);
         if first < bytes.len() {
@@ -284,10 +362,9 @@ impl Ring {
 
     /// The processes that were forked with a copy of that side.
     pub(crate) fn holders(&self, end: End) -> &Holders {
-        let ring = usize::from(self.at > PIPE_RINGS);
         let side = usize::from(end == End::Receiver);
         self.segment
-            .at(PIPE_HOLDERS + (2 * ring + side) * holders::SIZE)
+            .at(PIPE_HOLDERS + (2 * self.number + side) * holders::SIZE)
     }
 
     /// Notes that a process which was forked with a copy of this side uses it. The socket may not
@@ -372,4 +449,58 @@ fn ring(bell: &AtomicU32) -> bool {
         && bell
             .compare_exchange(ARMED, RUNG, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::super::layout::{Kind, PIPE_FIRST, PIPE_FIXED};
+    use super::*;
+    use crate::sys::memory;
+
+    fn ring() -> Ring {
+        let segment = Segment::create_first(Kind::Pipe, PIPE_FIXED, PIPE_FIRST).unwrap();
+        Ring::new(segment, 1)
+    }
+
+    #[test]
+    fn memory_is_there_from_the_moment_it_is_written_to() {
+        let ring = ring();
+        let mut seen = Known::default();
+        ring.publish(100);
+        assert!(!ring.is_there(&mut seen, 0, 100), "only the tail says so");
+        let known = ring.reserve(Known::default(), 0, 5000).unwrap();
+        assert!(!ring.is_there(&mut seen, 0, 100), "nothing was written");
+        ring.put(0, &[7; 5000]);
+        assert!(ring.is_there(&mut seen, 0, 5000));
+        assert!(!ring.is_there(&mut seen, 0, 2 * PAGE + 1));
+        assert_eq!((seen.0, known.0), (2 * PAGE, 2 * PAGE));
+    }
+
+    #[test]
+    fn a_message_around_the_end_needs_all_of_the_ring() {
+        let ring = ring();
+        let last = RING as u64 - 8;
+        let known = ring.reserve(Known::default(), last, 16).unwrap();
+        assert_eq!(known.0, RING);
+        for at in (0..RING).step_by(PAGE) {
+            ring.put(at as u64, &[1; PAGE]);
+        }
+        ring.put(last, &[2; 16]);
+        let mut seen = Known::default();
+        assert!(ring.is_there(&mut seen, last, 16));
+        assert_eq!(seen.0, RING);
+    }
+
+    #[test]
+    fn a_look_at_what_is_not_there_makes_no_memory() {
+        let ring = ring();
+        let written = || memory::is_written(ring.segment.as_fd(), ring.data() as u64, 1);
+        assert!(!ring.is_there(&mut Known::default(), 0, RING));
+        assert!(!written());
+        ring.reserve(Known::default(), 0, 1).unwrap();
+        ring.put(0, &[1]);
+        assert!(written());
+    }
 }

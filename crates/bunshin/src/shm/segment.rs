@@ -30,15 +30,24 @@ unsafe impl Shared for AtomicU64 {}
 pub(crate) struct Segment {
     fd: OwnedFd,
     map: Mapping,
+    /// Bytes at the start that are known to be there.
+    first: usize,
 }
 
 impl Segment {
     /// Makes a segment of `len` bytes; the memory exists when this returns.
     pub(crate) fn create(kind: Kind, len: usize) -> Result<Arc<Self>> {
+        Self::create_first(kind, len, len)
+    }
+
+    /// As [`create`](Self::create), but only the first bytes exist when this returns. Of the others,
+    /// each is reserved before it is written for the first time.
+    pub(crate) fn create_first(kind: Kind, len: usize, first: usize) -> Result<Arc<Self>> {
         let what = || format!("create a shared memory segment of {len} bytes");
-        let fd = memory::create(len as u64).map_err(|error| Error::os(what(), error))?;
+        let fd = memory::create_first(len as u64, first as u64)
+            .map_err(|error| Error::os(what(), error))?;
         let map = mapped(fd.as_fd(), len).map_err(|error| Error::os(what(), error))?;
-        let segment = Self { fd, map };
+        let segment = Self { fd, map, first };
         segment.at::<AtomicU32>(8).store(VERSION, Ordering::Relaxed);
         segment
             .at::<AtomicU32>(12)
@@ -52,6 +61,16 @@ impl Segment {
 
     /// Maps a segment that came from another process, after checking that it is one.
     pub(crate) fn attach(fd: OwnedFd, kind: Kind, least: usize) -> Result<Arc<Self>> {
+        Self::attach_first(fd, kind, least, usize::MAX)
+    }
+
+    /// As [`attach`](Self::attach), for a segment of which only the first bytes are sure to be there.
+    pub(crate) fn attach_first(
+        fd: OwnedFd,
+        kind: Kind,
+        least: usize,
+        first: usize,
+    ) -> Result<Arc<Self>> {
         let bad = |why: &str| {
             Error::new(
                 ErrorKind::Corrupt,
@@ -84,7 +103,12 @@ impl Segment {
         }
         let fixed = usize::try_from(fixed).map_err(|_| bad("its length is wrong"))?;
         let map = mapped(fd.as_fd(), fixed).map_err(|error| Error::os("map a segment", error))?;
-        Ok(Arc::new(Self { fd, map }))
+        let first = first.min(fixed);
+        // Whoever made it has written to each page of those.
+        if first < fixed && !memory::is_written(fd.as_fd(), 0, first as u64) {
+            return Err(bad("some of it is missing"));
+        }
+        Ok(Arc::new(Self { fd, map, first }))
     }
 
     /// The object at `offset`.
@@ -132,6 +156,21 @@ impl Segment {
         );
         // SAFETY: the result lies in the mapping, or one past its end.
         unsafe { self.map.start().as_ptr().add(offset) }
+    }
+
+    /// Bytes at the start that were there when this process got the segment.
+    pub(crate) fn first(&self) -> usize {
+        self.first
+    }
+
+    /// Makes bytes exist that are about to be written.
+    pub(crate) fn reserve(&self, offset: usize, len: usize) -> std::io::Result<()> {
+        memory::reserve(self.fd.as_fd(), offset as u64, len as u64)
+    }
+
+    /// Whether the bytes are on pages that have been written to.
+    pub(crate) fn is_written(&self, offset: usize, len: usize) -> bool {
+        memory::is_written(self.fd.as_fd(), offset as u64, len as u64)
     }
 
     /// Bytes of the fixed part, which is mapped.

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::{Block, Descriptor};
 use crate::shm::layout::RING;
 use crate::shm::lock::Taken;
-use crate::shm::ring::End;
+use crate::shm::ring::{End, Known};
 use crate::sys::socket::{self, Interest};
 use crate::sys::thread;
 
@@ -31,6 +31,8 @@ struct State {
     /// What was last seen of the sender's position.
     tail: u64,
     spin: u64,
+    /// How much of the ring's memory is there.
+    known: Known,
     /// Handles that have come ahead of their frames, and which frames those are.
     handles: VecDeque<(u64, OwnedFd)>,
     /// The start of a mark whose rest has not been read yet.
@@ -108,11 +110,21 @@ impl Drop for Message {
     }
 }
 
+/// A peer says that it has sent what lies in memory that is not there.
+#[cold]
+fn missing() -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        "a pipe's positions name memory that nobody has written to",
+    )
+}
+
 impl Receiver {
     pub(crate) fn new(side: Side, handles: VecDeque<(u64, OwnedFd)>) -> Self {
         let state = State {
             tail: 0,
             spin: SPIN_START,
+            known: Known::default(),
             handles,
             mark: Vec::new(),
             unmarked: Vec::new(),
@@ -190,10 +202,20 @@ impl Receiver {
                 ErrorKind::Corrupt,
                 "a pipe's positions make no sense",
             ))
+        } else if !ring.is_there(&mut state.known, head, frame::HEADER) {
+            Err(missing())
         } else {
             let mut bytes = [0; frame::HEADER];
             ring.take(head, &mut bytes);
-            Header::from_bytes(&bytes, filled - frame::HEADER)
+            let header = Header::from_bytes(&bytes, filled - frame::HEADER);
+            header.and_then(|header| {
+                let len = frame::HEADER + header.len as usize;
+                if ring.is_there(&mut state.known, head, len) {
+                    Ok(header)
+                } else {
+                    Err(missing())
+                }
+            })
         };
         let header = match header {
             Ok(header) => header,

@@ -11,7 +11,7 @@ use crate::codec::attachments::{Beside, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::Descriptor;
 use crate::shm::lock::Taken;
-use crate::shm::ring::End;
+use crate::shm::ring::{End, Known};
 use crate::sys::socket::{self, Interest};
 use crate::sys::thread;
 
@@ -44,6 +44,8 @@ struct State {
     /// When the receiver was last seen alive.
     looked: u64,
     spin: u64,
+    /// How much of the ring's memory is there.
+    known: Known,
     /// A receiver's process, where the socket may not tell.
     watched: Watched,
 }
@@ -56,6 +58,7 @@ impl Sender {
                 head: 0,
                 looked: 0,
                 spin: SPIN_START,
+                known: Known::default(),
                 watched: Watched::default(),
             }),
         }
@@ -208,6 +211,8 @@ impl Sender {
             self.wait_for_room(&mut state, span, patience)?;
             (_, free) = ring.room(&mut state.head, span);
         }
+        // Before anything of the message can be seen: without memory for it, nothing is sent.
+        let known = ring.reserve(state.known, tail, span)?;
         // Tells these handles from those of a frame that never came, as its sender ran out of
         // time, or died, in between.
         let lot = thread::ticks().to_le_bytes();
@@ -230,6 +235,7 @@ impl Sender {
             at += Descriptor::SIZE as u64;
         }
         ring.put(at, bytes);
+        state.known = known;
         let end = tail + span as u64;
         // The processor number costs a few nanoseconds: now and then is enough.
         if tail == 0 || (tail ^ end) & !1023 != 0 {

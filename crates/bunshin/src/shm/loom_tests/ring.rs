@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use super::super::layout::{Kind, RING, RING_STRIDE};
+use super::super::layout::{Kind, PIPE_FIXED, RING};
 use super::super::ring::{End, Ring};
 use super::super::segment::Segment;
 use super::{Socket, explore};
@@ -17,7 +17,7 @@ struct Pipe {
 
 impl Pipe {
     fn new() -> Arc<Self> {
-        let segment = Segment::create(Kind::Pipe, RING_STRIDE).unwrap();
+        let segment = Segment::create(Kind::Pipe, PIPE_FIXED).unwrap();
         let ring = Ring::new(segment, 0);
         ring.open(End::Sender);
         ring.open(End::Receiver);

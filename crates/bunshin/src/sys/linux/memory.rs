@@ -23,8 +23,17 @@ const MARGIN: u64 = 32 << 20;
 ///
 /// It is sealed against shrinking, so that no peer can turn an access into SIGBUS.
 pub(crate) fn create(len: u64) -> io::Result<OwnedFd> {
+    create_first(len, len)
+}
+
+/// As [`create`], but only the pages of the first bytes exist already. Whoever uses others
+/// has them exist before.
+pub(crate) fn create_first(len: u64, first: u64) -> io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create("bunshin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    reserve(fd.as_fd(), 0, len)?;
+    reserve(fd.as_fd(), 0, first)?;
+    if first < len {
+        rustix::fs::ftruncate(&fd, len)?;
+    }
     rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(fd)
 }
