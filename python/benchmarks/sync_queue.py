@@ -257,6 +257,16 @@ def four_by_four(mp):
     return (lambda seconds: timed(work, seconds, 4 * items)), end
 
 
+@row("queue, make, close")
+def queue_make(mp):
+    return (lambda seconds: timed(lambda: mp.Queue().close(), seconds)), lambda: None
+
+
+@row("simple queue, make, close")
+def simple_queue_make(mp):
+    return (lambda seconds: timed(lambda: mp.SimpleQueue().close(), seconds)), lambda: None
+
+
 @row("queue of 1 MiB of bytes")
 def big(mp):
     requests, answers = mp.Queue(), mp.Queue()
