@@ -88,7 +88,7 @@ _WITHIN = 4096
 def _make_pickler(sink, keep_buffer):
     def keep(buffer):
         memory = buffer.raw()
-        # What is read-only would arrive so from within a pickle.
+        # What is read-only would arrive so from within a pickle: that is seen to where it is sent.
         if memory.nbytes <= _WITHIN and not memory.readonly:
             return True
         keep_buffer(buffer)

@@ -47,6 +47,10 @@ impl Borrowed {
         unsafe { std::slice::from_raw_parts(self.buffer.buf_ptr().cast::<u8>(), len) }
     }
 
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.buffer.readonly()
+    }
+
     /// Copies bytes into the object's memory, from `offset` on; the caller has checked that
     /// they fit.
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> PyResult<()> {

@@ -28,6 +28,7 @@ mod sync;
 mod synchronized;
 mod task;
 mod words;
+mod writable;
 
 use pyo3::prelude::*;
 

@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::buffer::{self, Borrowed, SharedBuffer};
 use crate::connection::{Connection, Link};
 use crate::error::exception;
-use crate::{main_module, pieces, plain};
+use crate::{main_module, pieces, plain, writable};
 
 /// Pickles up to this size are copied into a bytes object rather than lent.
 const COPIED_UP_TO: usize = 4 << 10;
@@ -267,13 +267,12 @@ fn by_pickler(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
     let found = reusable.buffers.bind(py);
     // If it fails, its memory and buffers are in no known state: it is not used again.
     dumped?;
-    let mut buffers = Vec::with_capacity(found.len());
+    let mut views = Vec::with_capacity(found.len());
     for buffer in found.iter() {
-        buffers.push(Borrowed::of(
-            &buffer.call_method0(pyo3::intern!(py, "raw"))?,
-        )?);
+        views.push(buffer.call_method0(pyo3::intern!(py, "raw"))?);
     }
-    if !buffers.is_empty() {
+    let (bytes, buffers) = with_buffers(bytes, &views)?;
+    if !views.is_empty() {
         found.call_method0(pyo3::intern!(py, "clear"))?;
     }
     reusable
@@ -286,6 +285,26 @@ fn by_pickler(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
         buffers,
         objects,
     })
+}
+
+/// A pickle and the buffers beside it, such that all but those of bytes arrive writable.
+fn with_buffers(
+    mut pickle: Vec<u8>,
+    views: &[Bound<'_, PyAny>],
+) -> PyResult<(Vec<u8>, Vec<Borrowed>)> {
+    let mut buffers = Vec::with_capacity(views.len());
+    let mut frozen = Vec::new();
+    for (at, view) in views.iter().enumerate() {
+        let lent = Borrowed::of(view)?;
+        if lent.is_read_only() && !writable::is_of_bytes(view)? {
+            frozen.push(at);
+        }
+        buffers.push(lent);
+    }
+    if !frozen.is_empty() {
+        pickle = writable::thawed(pickle, &mut buffers, &frozen);
+    }
+    Ok((pickle, buffers))
 }
 
 /// The bytes of a bytes object that is long.
@@ -315,9 +334,9 @@ fn by_value(py: Python<'_>, object: &Bound<'_, PyAny>, error: Option<PyErr>) -> 
     let dumped = dump.call1((object, error));
     let objects = LEAVING.with_borrow_mut(Vec::pop).unwrap_or_default();
     let (bytes, found): (Bound<'_, PyBytes>, Vec<Bound<'_, PyAny>>) = dumped?.extract()?;
-    let buffers = found.iter().map(Borrowed::of).collect::<PyResult<_>>()?;
+    let (pickle, buffers) = with_buffers(bytes.as_bytes().to_vec(), &found)?;
     Ok(Payload::Leaving {
-        pickle: Pickled::Own(bytes.as_bytes().to_vec()),
+        pickle: Pickled::Own(pickle),
         buffers,
         objects,
     })

@@ -296,10 +296,10 @@ pub fn words_descriptor() -> Option<RawFd> {
 }
 
 /// As `task_done`, for a program that does not keep track of which process has taken what: an
-/// item that any process has taken counts as finished.
+/// item that any process has taken counts as finished, or else one that is still to be taken.
 ///
 /// # Errors
-/// `InvalidInput` if no process has an unfinished item.
+/// `InvalidInput` if nothing is unfinished.
 pub fn task_done_for_anyone<T>(queue: &JoinableQueue<T>) -> Result<()> {
     queue.task_done_for_anyone()
 }

@@ -51,6 +51,13 @@ pub(super) fn keep_spare(bytes: Vec<u8>) {
     }
 }
 
+fn done_too_often() -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        "task_done was called more often than this process has taken items",
+    )
+}
+
 /// What an item was.
 pub(super) enum Taken<T> {
     Bytes(ItemBytes),
@@ -413,14 +420,16 @@ impl Untyped {
         if is_counted {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorKind::InvalidInput,
-            "task_done was called more often than this process has taken items",
-        ))
+        Err(done_too_often())
     }
 
-    /// As [`task_done`](Self::task_done), also for an item that another process has taken.
+    /// As [`task_done`](Self::task_done), also for an item that another process has taken, or
+    /// that nobody has taken yet.
     pub(super) fn task_done_for_anyone(&self) -> Result<()> {
+        let too_often = |tasks: &Tasks| tasks.ahead() > 0 && self.unfinished() == 0;
+        if self.tasks.as_ref().is_some_and(too_often) {
+            return Err(done_too_often());
+        }
         let own = self.task_done();
         if own.is_ok() {
             return own;
@@ -428,8 +437,12 @@ impl Untyped {
         let Some(tasks) = &self.tasks else {
             return own;
         };
+        let is_over = || self.is_over(tasks);
         let mut holders = tasks.holders().into_iter();
-        if holders.any(|(line, _)| tasks.finish(line, || self.is_over(tasks))) {
+        if holders.any(|(line, _)| tasks.finish(line, is_over)) {
+            return Ok(());
+        }
+        if tasks.finish_ahead(|| self.open(tasks), is_over) {
             return Ok(());
         }
         own
@@ -439,20 +452,33 @@ impl Untyped {
         let Some(tasks) = &self.tasks else {
             return self.memory.len();
         };
+        // In this order: what was finished ahead was there.
+        let ahead = tasks.ahead();
+        self.open(tasks).saturating_sub(ahead)
+    }
+
+    /// Items that are in the queue, or were taken and not finished.
+    fn open(&self, tasks: &Tasks) -> u64 {
         loop {
             // An item is in the table before it leaves the queue: in this order it is not missed.
             let sent = self.memory.sent();
-            let unfinished = self.memory.len() + tasks.unfinished();
+            let open = self.memory.len() + tasks.unfinished();
             if self.memory.sent() == sent {
-                return unfinished;
+                return open;
             }
         }
     }
 
     fn is_over(&self, tasks: &Tasks) -> bool {
-        // One look: whoever changes anything looks after it.
+        // One look: whoever changes anything looks after it. (One who takes an item does not, by which
+        // items finished ahead look unfinished for a moment: who joins looks again soon.)
         let sent = self.memory.sent();
-        self.memory.is_empty() && tasks.unfinished() == 0 && self.memory.sent() == sent
+        let ahead = tasks.ahead();
+        let is_finished = match ahead {
+            0 => self.memory.is_empty() && tasks.unfinished() == 0,
+            _ => self.memory.len() + tasks.unfinished() <= ahead,
+        };
+        is_finished && self.memory.sent() == sent
     }
 
     /// Waits until every item that was sent is finished. Says how many were lost with processes

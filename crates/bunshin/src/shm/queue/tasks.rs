@@ -24,7 +24,8 @@ struct Head {
     used: AtomicU32,
     /// Items of processes that ended before they had finished them.
     lost: AtomicU64,
-    _side: [Unused; 2],
+    /// Items that were declared finished before anybody had taken them.
+    ahead: AtomicU64,
     /// The line of who is about to take an item, plus one; 0 if nobody is.
     intent: AtomicU32,
     _spare: Unused,
@@ -52,6 +53,7 @@ const _: () = {
     use std::mem::offset_of;
     assert!(size_of::<Head>() == 128);
     assert!(offset_of!(Head, lost) == 48);
+    assert!(offset_of!(Head, ahead) == 56);
     assert!(offset_of!(Head, intent) == 64);
     assert!(offset_of!(Head, intent_number) == 72);
 };
@@ -184,6 +186,38 @@ impl Tasks {
         }
     }
 
+    /// Items that were declared finished before anybody had taken them, and still count as
+    /// unfinished in the queue or in a line.
+    pub(crate) fn ahead(&self) -> u64 {
+        self.head().ahead.load(Ordering::SeqCst)
+    }
+
+    /// Notes that one more of the `open` items, in the queue or in lines, is finished; false if
+    /// as many are.
+    pub(crate) fn finish_ahead(&self, open: impl Fn() -> u64, is_over: impl Fn() -> bool) -> bool {
+        let head = self.head();
+        let mut ahead = self.ahead();
+        while ahead < open() {
+            let mut now = Ok(ahead);
+            self.side().announce(
+                || {
+                    now = head.ahead.compare_exchange(
+                        ahead,
+                        ahead + 1,
+                        Ordering::SeqCst,
+                        Ordering::SeqCst,
+                    );
+                },
+                &is_over,
+            );
+            match now {
+                Ok(_) => return true,
+                Err(now) => ahead = now,
+            }
+        }
+        false
+    }
+
     /// Waits until nothing is unfinished.
     pub(crate) fn wait(&self, limit: Limit, is_over: impl Fn() -> bool) -> Result<(), Shut> {
         let side = self.side();
@@ -214,8 +248,14 @@ impl Tasks {
             return;
         }
         let holder = self.holder(line);
-        let lost = self.unfinished_of(line);
-        self.head().lost.fetch_add(lost, Ordering::Relaxed);
+        let unfinished = self.unfinished_of(line);
+        let ahead = unfinished.min(self.ahead());
+        // First this: were this process killed next, those would count as lost after all, and
+        // nothing as finished that is not.
+        self.head().ahead.fetch_sub(ahead, Ordering::SeqCst);
+        self.head()
+            .lost
+            .fetch_add(unfinished - ahead, Ordering::Relaxed);
         let taken = holder.taken.load(Ordering::Relaxed);
         self.side()
             .announce(|| holder.finished.store(taken, Ordering::SeqCst), is_over);
