@@ -99,7 +99,7 @@ def begin_forked(number):
 def begin(given):
     """Begins a worker that is no copy of its parent."""
     parent = process.current_process()
-    above = process._ParentProcess(parent._name, os.getppid(), None)
+    above = process._ParentProcess(given["parent_name"], os.getppid(), None)
     _become(given, process.BaseProcess(), above, parent)
     process._process_counter = itertools.count(1)
     _initialize(given)

@@ -268,13 +268,15 @@ def address_type(address):
         return "AF_PIPE"
     if type(address) is str or (type(address) is bytes and address[:1] == b"\0"):
         return "AF_UNIX"
-    raise ValueError(f"address type of {address!r} unrecognized")
+    wrong = ValueError if isinstance(address, bytes) else TypeError
+    raise wrong(f"address type of {address!r} unrecognized")
 
 
 def _socket(family):
     kind = getattr(socket, family, None) if family.startswith("AF_") else None
     if kind is None:
-        raise ValueError(f"Family {family} is not recognized.")
+        # What `multiprocessing` raises, which looks for it in `socket`.
+        raise AttributeError(f"there are no sockets of a family {family}")
     made = socket.socket(kind)
     made.setblocking(True)
     return made

@@ -56,7 +56,7 @@ class BaseManager:
         if authkey is None:
             authkey = process.current_process().authkey
         if serializer not in _server.serializers:
-            raise ValueError(f"unknown serializer: {serializer!r}")
+            raise KeyError(serializer)
         self._address = address
         self._authkey = AuthenticationString(authkey)
         self._serializer = serializer

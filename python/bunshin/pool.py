@@ -163,6 +163,7 @@ class Pool:
             preparation, begin = None, None
         else:
             number, preparation, begin = None, _start.preparation(process), given
+            given["parent_name"] = process._parent_name
         util._flush_std_streams()
         own = _start.spawning(self)
         try:

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use bunshin::front::memory::{Attempt, MemoryLock};
 use bunshin::front::{Permit, PlainLock, PlainSemaphore, Taken};
-use pyo3::exceptions::{PyAssertionError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{
+    PyAssertionError, PyOSError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
+};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -436,6 +438,11 @@ impl SemLock {
                     }
                     _ => exception(&error),
                 };
+                if i32::try_from(value).is_err() {
+                    return Err(PyOverflowError::new_err(
+                        "a semaphore's value is 32 bits long",
+                    ));
+                }
                 let value = u64::try_from(value)
                     .map_err(|_| PyOSError::new_err((EINVAL, "a semaphore has no debts")))?;
                 Kind::Semaphore {
@@ -497,6 +504,7 @@ impl SemLock {
         Ok(self.hold()?.count())
     }
 
+    /// How many permits there are.
     fn _get_value(&self) -> PyResult<u32> {
         Ok(self.hold()?.value())
     }
