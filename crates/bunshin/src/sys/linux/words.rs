@@ -23,7 +23,8 @@ pub(crate) fn create() -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// The last bytes of a file, [`KEPT`] of them at most.
+/// The last bytes of a file, [`KEPT`] of them at most, without what has been let go of or taken
+/// back. No byte that is zero is text that anybody misses.
 pub(crate) fn end_of(file: BorrowedFd<'_>) -> Vec<u8> {
     let len = rustix::fs::fstat(file).map_or(0, |stat| stat.st_size.max(0) as u64);
     let kept = len.min(KEPT as u64);
@@ -39,9 +40,8 @@ pub(crate) fn end_of(file: BorrowedFd<'_>) -> Vec<u8> {
         }
     }
     bytes.truncate(filled);
-    // What has been let go of reads as zeros.
-    let hole = bytes.iter().take_while(|byte| **byte == 0).count();
-    bytes.drain(..hole);
+    // That reads as zeros.
+    bytes.retain(|byte| *byte != 0);
     bytes
 }
 
@@ -113,15 +113,32 @@ pub(crate) fn append(bytes: &[u8]) -> Option<Written> {
         // By one call: whoever is killed has let go of it, or has not.
         memory::release(file, 0, (to / half - 1) * half);
     }
-    Some(Written { from, to })
+    let written = Written { from, to };
+    // Another thread, or a copy of this process, may have written since the length was asked for:
+    // then this lies further on, and it is not known where.
+    holds(file, written, &bytes[..count]).then_some(written)
 }
 
-/// Takes back what was appended, if nothing was since.
+/// Whether these bytes are there.
+fn holds(file: BorrowedFd<'_>, written: Written, bytes: &[u8]) -> bool {
+    // On the stack: nothing is allocated while a process may be crashing.
+    let mut seen = [0; 512];
+    let mut at = written.from;
+    bytes.chunks(seen.len()).all(|chunk| {
+        let read = rustix::io::pread(file, &mut seen[..chunk.len()], at);
+        at += chunk.len() as u64;
+        read.is_ok_and(|count| seen[..count] == *chunk)
+    })
+}
+
+/// Takes back what was appended, whatever was appended since.
+///
+/// It becomes zeros, and the file is not cut: between a look at its length and the cut another
+/// thread, a copy of this process or a handler of signals may write, and what it wrote would be
+/// lost. No bytes but those that were appended are touched.
 pub(crate) fn take_back(written: Written) {
-    if let Some((file, len)) = own() {
-        if len == written.to {
-            let _ = rustix::fs::ftruncate(file, written.from);
-        }
+    if let Some((file, _)) = own() {
+        memory::release(file, written.from, written.to - written.from);
     }
 }
 
@@ -189,7 +206,35 @@ mod tests {
             let under = append(b"under ").expect("it is there");
             append(b"over").expect("it is there");
             take_back(under);
-            assert_eq!(end_of(reader), b"stays under over");
+            assert_eq!(end_of(reader), b"stays over");
+        });
+    }
+
+    #[test]
+    fn taking_back_loses_nobody_elses_words() {
+        const LINES: usize = 1000;
+        with_file(|reader| {
+            let pause = || std::thread::sleep(std::time::Duration::from_micros(50));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // All of it together is less than what is kept.
+                    for _ in 0..2 * LINES {
+                        // As long as a line, so that a place that is wrong would be a line's.
+                        if let Some(gone) = append(b"gone\n") {
+                            take_back(gone);
+                        }
+                        pause();
+                    }
+                });
+                for line in 0..LINES {
+                    append(format!("{line:04}\n").as_bytes());
+                    pause();
+                }
+            });
+            let end = String::from_utf8(end_of(reader)).expect("it is text");
+            let kept: Vec<&str> = end.lines().filter(|line| *line != "gone").collect();
+            let all: Vec<String> = (0..LINES).map(|line| format!("{line:04}")).collect();
+            assert_eq!(kept, all);
         });
     }
 
