@@ -186,7 +186,8 @@ impl Pool {
             Some(number) => builder.initializer(begin_copy, (number,)),
             None => {
                 let arguments = (payload::pickle(preparation)?, payload::pickle(given)?);
-                builder.initializer(begin, arguments)
+                // A copy of this process may have its handlers, which those do not have.
+                bunshin::front::end_starting(builder).initializer(begin, arguments)
             }
         };
         if let Some(tasks) = max_tasks {

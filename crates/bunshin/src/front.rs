@@ -194,6 +194,12 @@ pub fn name_workers(builder: PoolBuilder, prefix: String, first: usize) -> PoolB
     builder.names(prefix, first)
 }
 
+/// Has workers that are not ready when the pool is terminated be asked to end at once (SIGTERM),
+/// without what they are to run last.
+pub fn end_starting(builder: PoolBuilder) -> PoolBuilder {
+    builder.ends_starting()
+}
+
 /// Has the tasks of a pool's handles be done though nobody waits, whatever becomes of its workers:
 /// with a thread, from the first such task on.
 pub fn tend(pool: &Pool) {

@@ -48,6 +48,7 @@ pub struct PoolBuilder {
     tasks: Option<usize>,
     initializer: Option<Result<Initializer>>,
     exit: Option<Result<u64>>,
+    ends_starting: bool,
 }
 
 impl PoolBuilder {
@@ -73,6 +74,13 @@ impl PoolBuilder {
     /// What the workers are called, followed by `-1` and so on. By default `Worker`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.names = Some((format!("{}-", name.into()), 1));
+        self
+    }
+
+    /// Has workers that are not ready when the pool is terminated be ended without what they are to run
+    /// last.
+    pub(crate) fn ends_starting(mut self) -> Self {
+        self.ends_starting = true;
         self
     }
 
@@ -187,6 +195,7 @@ impl PoolBuilder {
             tasks: self.tasks,
             initializer: self.initializer.transpose()?,
             exit: self.exit.transpose()?,
+            ends_starting: self.ends_starting,
             is_external: false,
         };
         Ok(Pool {

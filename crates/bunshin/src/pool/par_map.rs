@@ -185,6 +185,7 @@ impl Crew {
             tasks: None,
             initializer: None,
             exit: None,
+            ends_starting: false,
             is_external: true,
         };
         Ok(Self {

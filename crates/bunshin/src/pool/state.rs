@@ -313,6 +313,11 @@ impl State {
         self.workers[worker] = Worker::Starting;
     }
 
+    /// Whether a worker was started and has not said that its initializer has returned.
+    pub(crate) fn is_starting(&self, worker: usize) -> bool {
+        self.workers[worker] == Worker::Starting
+    }
+
     pub(crate) fn ready(&mut self, worker: usize) {
         if self.workers[worker] == Worker::Starting {
             self.workers[worker] = Worker::Ready;

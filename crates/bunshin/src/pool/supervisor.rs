@@ -36,6 +36,8 @@ pub(crate) struct Recipe {
     pub(crate) initializer: Option<Initializer>,
     /// The place of a function that each worker runs last.
     pub(crate) exit: Option<u64>,
+    /// Whether workers that are not ready when the pool is terminated are not let become so.
+    pub(crate) ends_starting: bool,
     /// Whether others than this crate's processes are the workers: forked closures, which
     /// only who has the closure can start.
     pub(crate) is_external: bool,
@@ -315,6 +317,20 @@ impl Core {
         }
     }
 
+    /// Asks the workers to end that have not said that they are ready: others are not to wait until
+    /// they have begun, for nothing.
+    fn end_starting(&mut self) {
+        for number in 0..self.workers.len() {
+            // It may have said so just now.
+            self.read_packets(number);
+            if self.state.is_starting(number) {
+                if let Some(worker) = &self.workers[number] {
+                    let _ = worker.child.signal(Sig::TERM);
+                }
+            }
+        }
+    }
+
     /// Has all workers end: at once if `now`, or when there is nothing left to do.
     pub(crate) fn dismiss(&mut self, now: bool) {
         self.table.close();
@@ -323,6 +339,9 @@ impl Core {
         }
         if !now {
             return;
+        }
+        if self.recipe.ends_starting {
+            self.end_starting();
         }
         if self.recipe.exit.is_some() {
             // Those that are idle run what they are to run last.
