@@ -37,6 +37,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     fork::watch_signals();
     interpreter::watch_forks();
     bunshin::front::on_idle(task::idle);
+    bunshin::front::around_worker(pool::live);
     named::set_top(std::process::id());
     module.add_class::<connection::Connection>()?;
     module.add_class::<buffer::SharedBuffer>()?;
@@ -51,6 +52,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fork::after_fork_in_parent, module)?)?;
     module.add_function(wrap_pyfunction!(fork::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(fork::before_exit, module)?)?;
+    module.add_function(wrap_pyfunction!(pool::live_within, module)?)?;
     module.add_function(wrap_pyfunction!(fork::hold_interrupts, module)?)?;
     module.add_function(wrap_pyfunction!(fork::release_interrupts, module)?)?;
     module.add_class::<forked::Life>()?;

@@ -1,6 +1,7 @@
 //! The engine's pool for Python's `Pool`: tasks and results are messages.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,46 @@ fn begun<'py>(py: Python<'py>, begin: impl FnOnce() -> PyResult<Bound<'py, PyAny
             .unwrap_or_else(|_| error.to_string());
         // The engine's way to say that a worker cannot begin.
         std::panic::resume_unwind(Box::new(text));
+    }
+}
+
+/// Whether the rest of this worker's life is to run within what others have made of a process's.
+static IS_WITHIN: AtomicBool = AtomicBool::new(false);
+
+/// Has the rest of this worker's life be run by `_worker.live`.
+#[pyfunction]
+pub(crate) fn live_within() {
+    IS_WITHIN.store(true, Ordering::Relaxed);
+}
+
+/// Runs the rest of a worker's life.
+pub(crate) fn live(rest: bunshin::front::Rest) -> i32 {
+    if !IS_WITHIN.load(Ordering::Relaxed) {
+        return rest(Ok(()));
+    }
+    Python::attach(|py| {
+        let code = worker(py).and_then(|worker| {
+            let rest = Rest(Mutex::new(Some(rest)));
+            worker.call_method1("live", (rest,))?.extract()
+        });
+        code.unwrap_or_else(|error: PyErr| {
+            error.print(py);
+            1
+        })
+    })
+}
+
+/// The rest of a worker's life, to be called once.
+#[pyclass(frozen)]
+struct Rest(Mutex<Option<bunshin::front::Rest>>);
+
+#[pymethods]
+impl Rest {
+    /// Runs it; `why` says why the worker cannot begin.
+    fn __call__(&self, py: Python<'_>, why: Option<String>) -> i32 {
+        let rest = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let begun = why.map_or(Ok(()), Err);
+        rest.map_or(1, |rest| py.detach(|| rest(begun)))
     }
 }
 

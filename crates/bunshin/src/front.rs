@@ -189,6 +189,16 @@ pub fn on_idle(call: fn()) {
     crate::pool::on_idle(call);
 }
 
+/// The rest of a pool's worker's life, to be called with whether it can begin, and if not, why not.
+/// It gives the exit code.
+pub type Rest = Box<dyn FnOnce(std::result::Result<(), String>) -> i32 + Send>;
+
+/// Has a function run the rest of each worker's life, from after its initializer on to its end: for
+/// those who measure what a process does.
+pub fn around_worker(call: fn(Rest) -> i32) {
+    crate::pool::around(call);
+}
+
 /// Names a pool's workers: what the names begin with, followed by `first` and so on.
 pub fn name_workers(builder: PoolBuilder, prefix: String, first: usize) -> PoolBuilder {
     builder.names(prefix, first)

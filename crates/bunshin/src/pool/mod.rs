@@ -40,7 +40,7 @@ mod thread_imap;
 mod thread_pool;
 mod worker;
 
-pub(crate) use worker::on_idle;
+pub(crate) use worker::{around, on_idle};
 
 pub use awaited::{MapFuture, TaskFuture};
 pub use batch::Batch;

@@ -46,21 +46,68 @@ pub(crate) fn on_idle(call: fn()) {
     let _ = IDLE.set(call);
 }
 
+/// The rest of a worker's life, once it is known whether it can begin; gives its exit code.
+pub(crate) type Rest = Box<dyn FnOnce(std::result::Result<(), String>) -> i32 + Send>;
+
+/// Runs the rest of each worker's life.
+static AROUND: OnceLock<fn(Rest) -> i32> = OnceLock::new();
+
+/// Has a function run the rest of a worker's life, from its initializer on to its end.
+pub(crate) fn around(call: fn(Rest) -> i32) {
+    let _ = AROUND.set(call);
+}
+
 /// What an external worker does instead of the functions that tasks name.
 pub(crate) type Local<'a> = &'a dyn Fn(&mut Call);
 
 /// The entry of worker processes.
 pub(crate) fn run(call: &mut Call) {
-    let code = match Worker::start(call) {
-        Ok(mut worker) => {
-            let code = worker.work(None);
-            worker.run_last();
-            code
+    let code = match begin(call) {
+        Ok((table, socket, start)) => {
+            let rest = |begun| live(table, socket, start, begun);
+            match AROUND.get() {
+                Some(around) => around(Box::new(rest)),
+                None => rest(Ok(())),
+            }
         }
         Err(_) => 1,
     };
     // The result of the process is nobody's business, and its socket has no reader.
     bootstrap::leave(code, bootstrap::Exit::Now)
+}
+
+/// What a worker has to begin with, once its initializer has run.
+fn begin(call: &mut Call) -> Result<(Table, OwnedFd, WorkerStart)> {
+    let mut start: WorkerStart = decode(call.input.as_bytes(), &mut Incoming::default())?;
+    let table = Table::attach(call.incoming.handle(0)?)?;
+    let socket = call.incoming.handle(1)?;
+    last_words::adopt(call.incoming.handle(2)?)?;
+    if let Some((entry, arguments)) = start.initializer.take() {
+        let handles = (0..start.handles)
+            .map(|index| call.incoming.handle(index as u32 + 3))
+            .collect::<Result<_>>()?;
+        initialize(&socket, entry, arguments, handles)?;
+    }
+    Ok((table, socket, start))
+}
+
+/// Runs tasks until there are none left; gives the exit code.
+fn live(
+    table: Table,
+    socket: OwnedFd,
+    start: WorkerStart,
+    begun: std::result::Result<(), String>,
+) -> i32 {
+    if let Err(why) = begun {
+        let _ = message::send(socket.as_fd(), FAILED, 0, why.as_bytes(), &[], true);
+        return 1;
+    }
+    let Ok(mut worker) = Worker::new(table, socket, start) else {
+        return 1;
+    };
+    let code = worker.work(None);
+    worker.run_last();
+    code
 }
 
 /// An external worker's life: a child that its parent has forked runs `local` for each task.
@@ -95,20 +142,6 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(call: &mut Call) -> Result<Self> {
-        let mut start: WorkerStart = decode(call.input.as_bytes(), &mut Incoming::default())?;
-        let table = Table::attach(call.incoming.handle(0)?)?;
-        let socket = call.incoming.handle(1)?;
-        last_words::adopt(call.incoming.handle(2)?)?;
-        if let Some((entry, arguments)) = start.initializer.take() {
-            let handles = (0..start.handles)
-                .map(|index| call.incoming.handle(index as u32 + 3))
-                .collect::<Result<_>>()?;
-            initialize(&socket, entry, arguments, handles)?;
-        }
-        Self::new(table, socket, start)
-    }
-
     fn new(table: Table, socket: OwnedFd, start: WorkerStart) -> Result<Self> {
         let heap = Heap::new(Arc::clone(table.segment()), Table::HEAP, start.member);
         message::send(socket.as_fd(), READY, 0, &[], &[], true)
