@@ -268,15 +268,17 @@ def address_type(address):
         return "AF_PIPE"
     if type(address) is str or (type(address) is bytes and address[:1] == b"\0"):
         return "AF_UNIX"
-    wrong = ValueError if isinstance(address, bytes) else TypeError
+    # Which of the two it is is `multiprocessing`'s choice.
+    wrong = ValueError if isinstance(address, bytes) or not address else TypeError
     raise wrong(f"address type of {address!r} unrecognized")
 
 
 def _socket(family):
     kind = getattr(socket, family, None) if family.startswith("AF_") else None
     if kind is None:
-        # What `multiprocessing` raises, which looks for it in `socket`.
-        raise AttributeError(f"there are no sockets of a family {family}")
+        # What `multiprocessing` raises, which knows this one, and looks for others in `socket`.
+        wrong = ValueError if family == "AF_PIPE" else AttributeError
+        raise wrong(f"there are no sockets of a family {family}")
     made = socket.socket(kind)
     made.setblocking(True)
     return made

@@ -48,6 +48,8 @@ def outcome(call, package):
         lambda mp: mp.connection.Listener(family="AF_NOWHERE"),
         lambda mp: mp.connection.Listener(5),
         lambda mp: mp.connection.Listener(b"there"),
+        lambda mp: mp.connection.Listener(r"\\.\there"),
+        lambda mp: mp.connection.Client(None),
         lambda mp: mp.connection.Client(5),
         lambda mp: mp.connection.Client(b"there"),
         lambda mp: mp.connection.Client("/there/is/none"),
