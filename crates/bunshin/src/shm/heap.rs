@@ -449,38 +449,42 @@ impl Heap {
         entry.state.fetch_and(!bits, Ordering::AcqRel);
     }
 
+    /// Lets go of a block that this view holds.
+    fn release(&self, index: usize) {
+        self.held.fetch_sub(1, Ordering::Relaxed);
+        self.let_go(index, self.bit().unwrap_or(0));
+    }
+
     /// Lets go of blocks whose copies have ended.
     fn let_go_after_copies(&self) {
         if self.waiting.load(Ordering::Relaxed) == 0 {
             return;
         }
+        // Somebody else is at it.
+        let Ok(mut waiting) = self.with_copies.try_lock() else {
+            return;
+        };
+        // Only now: a copy that was made before one of these was let go must not be missed.
         let living = leases::living();
         let has_copy = |from: u32, to: u32| {
             let mut living = living.iter();
             living.any(|(first, last)| *first <= to && *last > from)
         };
         let generation = thread::generation();
-        let waiting = || {
-            self.with_copies
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
         let mut over = Vec::new();
-        waiting().retain(|block| {
+        waiting.retain(|block| {
             let (from, to) = block.copies;
             let is_over = block.generation != generation || !has_copy(from, to);
-            if is_over {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
-            }
             // In a copy they are its parent's to let go.
             if is_over && block.generation == generation {
                 over.push(block.index);
             }
             !is_over
         });
+        self.waiting.store(waiting.len(), Ordering::Relaxed);
+        drop(waiting);
         for index in over {
-            self.held.fetch_sub(1, Ordering::Relaxed);
-            self.let_go(index, self.bit().unwrap_or(0));
+            self.release(index);
         }
     }
 
@@ -766,11 +770,11 @@ impl Drop for Block {
                 copies: (self.copies, thread::copies()),
             };
             let waiting = heap.with_copies.lock();
-            waiting.unwrap_or_else(PoisonError::into_inner).push(block);
-            heap.waiting.fetch_add(1, Ordering::Relaxed);
+            let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+            waiting.push(block);
+            heap.waiting.store(waiting.len(), Ordering::Relaxed);
         } else {
-            heap.held.fetch_sub(1, Ordering::Relaxed);
-            heap.let_go(*index, heap.bit().unwrap_or(0));
+            heap.release(*index);
         }
         heap.let_go_after_copies();
     }

@@ -105,7 +105,7 @@ struct OfProcess {
 static CURRENT: AtomicPtr<OfProcess> = AtomicPtr::new(ptr::null_mut());
 
 fn current() -> Option<&'static OfProcess> {
-    // SAFETY: null, or from `Box::leak`.
+    // SAFETY: null, or from `Box::into_raw` and never freed.
     unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
 }
 
