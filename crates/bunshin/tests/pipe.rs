@@ -6,6 +6,8 @@ mod handles;
 #[path = "pipe/memory.rs"]
 mod memory;
 mod support;
+#[path = "pipe/watched.rs"]
+mod watched;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;

@@ -71,6 +71,9 @@ fn connect<T>(from: &Memory, to: &Memory) -> Result<(Sender<T>, Receiver<T>)> {
     let receiver = to.end(End::Receiver, receive, Some(pair));
     sender.ring.open(End::Sender);
     receiver.ring.open(End::Receiver);
+    // The first message leaves a byte, too: where the receiver is given to several processes, it is
+    // what they watch.
+    receiver.ring.arm(End::Receiver);
     Ok((
         Sender::new(sender, from.clone()),
         Receiver::new(receiver, to.clone(), VecDeque::new()),

@@ -409,13 +409,14 @@ impl<T> Receiver<T> {
             None => attach_copy(&*self.memory.segment)?,
         };
         let socket = attach_copy(&self.inner.side.socket)?;
+        // First: from here on, handles stay in the socket until their frame is taken.
+        self.inner.side.depart();
         let pending = self
             .inner
             .copy_pending()?
             .into_iter()
             .map(|(lot, handle)| Ok((lot, Outgoing::attach(handle)?)))
             .collect::<Result<_>>()?;
-        self.inner.side.depart();
         Ok(ReceiverForm {
             tag: self.tag,
             side: self.memory.side,

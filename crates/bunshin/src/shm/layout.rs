@@ -3,7 +3,7 @@
 /// The first eight bytes of every segment.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"bunshin\x01");
 /// Changes with every change of LAYOUT.md.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// What a segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! reports; a look at data that its writer has not finished with is an access to a cell of
 //! loom's that it reports as well.
 
-use loom::sync::{Condvar, Mutex};
+use loom::sync::{Condvar, Mutex, MutexGuard};
 
 mod barrier;
 mod condition;
@@ -42,10 +42,27 @@ impl Socket {
 
     /// Waits for bytes, and takes all that there are.
     fn read(&self) -> usize {
+        std::mem::take(&mut *self.wait())
+    }
+
+    /// Waits for bytes, and takes one.
+    fn read_one(&self) {
+        *self.wait() -= 1;
+    }
+
+    fn wait_for_some(&self) {
+        drop(self.wait());
+    }
+
+    fn has_some(&self) -> bool {
+        *self.bytes.lock().unwrap() > 0
+    }
+
+    fn wait(&self) -> MutexGuard<'_, usize> {
         let mut bytes = self.bytes.lock().unwrap();
         while *bytes == 0 {
             bytes = self.came.wait(bytes).unwrap();
         }
-        std::mem::take(&mut *bytes)
+        bytes
     }
 }

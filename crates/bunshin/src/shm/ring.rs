@@ -16,6 +16,11 @@
 //! | `ARMED` | wants to be woken | the other side: to `RUNG`; the sleeper: to `QUIET` |
 //! | `RUNG` | one byte is on its way, or there | the sleeper, when it has read it |
 //!
+//! A side whose socket users watch in several processes is never `QUIET`, and its byte stays in the
+//! socket, where all of them see it, until nothing is left to do: then the bell is armed before
+//! the byte is read, so that what comes in between is rung for again, or has the byte of before
+//! stand for it.
+//!
 //! No wake-up is lost: the sleeper stores `ARMED` and then loads the position; the
 //! other side stores the position and then loads the bell; sequentially consistent
 //! fences between the two make at least one of them see the other's store.
@@ -58,7 +63,9 @@ pub(crate) struct RingHeader {
     head: AtomicU64,
     receiver_cpu: AtomicU32,
     receiver_claims: AtomicU32,
-    _receiver: [Unused; 12],
+    /// Messages before this position may have left no byte in the socket, where users watch it.
+    untold: AtomicU64,
+    _receiver: [Unused; 10],
 
     /// The receiver's bell, and how many processes use the receiving side.
     data_bell: AtomicU32,
@@ -89,6 +96,8 @@ const CLAIMED: u32 = 1;
 const CROWDED: u32 = 2;
 /// Several processes may have copies of a side.
 const COPIED: u32 = 4;
+/// Users watch the socket of a side.
+const WATCHED: u32 = 8;
 
 /// One of the two sides of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,10 +300,14 @@ impl Ring {
 
     /// Asks to be rung; to be followed by another look at the positions.
     pub(crate) fn arm(&self, end: End) {
-        let _ = self
+        let was_quiet = self
             .bell(end)
-            .compare_exchange(QUIET, ARMED, Ordering::Relaxed, Ordering::Relaxed);
+            .compare_exchange(QUIET, ARMED, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
         fence(Ordering::SeqCst);
+        if was_quiet && self.is_watched(end) {
+            self.note_untold();
+        }
     }
 
     /// Takes the request back. If the bell has been rung meanwhile, it stays so until
@@ -308,6 +321,34 @@ impl Ring {
     /// Whether a byte is in the socket, or on its way.
     pub(crate) fn is_rung(&self, end: End) -> bool {
         self.bell(end).load(Ordering::Relaxed) == RUNG
+    }
+
+    /// Asks to be rung again while the byte of the last time is still in the socket; to be followed by
+    /// another look at the positions.
+    pub(crate) fn arm_again(&self, end: End) {
+        self.bell(end).store(ARMED, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Has the byte of the last time stand for what has come since; false if there is another one
+    /// for that.
+    pub(crate) fn keep_rung(&self, end: End) -> bool {
+        self.bell(end)
+            .compare_exchange(ARMED, RUNG, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Notes that what is there has left no byte, or none any more.
+    pub(crate) fn note_untold(&self) {
+        let header = self.header();
+        let tail = header.tail.load(Ordering::Acquire);
+        header.untold.fetch_max(tail, Ordering::Relaxed);
+    }
+
+    /// Whether the next message may have left no byte.
+    pub(crate) fn is_untold(&self) -> bool {
+        let header = self.header();
+        header.head.load(Ordering::Relaxed) < header.untold.load(Ordering::Relaxed)
     }
 
     /// The byte has been read.
@@ -380,13 +421,22 @@ impl Ring {
 
     /// Forgets who was forked with a copy of this side: the socket will tell of its end.
     pub(crate) fn disclaim(&self, end: End) {
-        self.claims(end).store(0, Ordering::SeqCst);
+        self.claims(end)
+            .fetch_and(COPIED | WATCHED, Ordering::SeqCst);
         self.holders(end).clear();
     }
 
     /// Notes that this side is being copied to another process, by a fork.
     pub(crate) fn copy(&self, end: End) {
         self.claims(end).fetch_or(COPIED, Ordering::SeqCst);
+        self.arm_for_copies(end);
+    }
+
+    /// Has the next message leave a byte in the socket, which all who will have this side can see.
+    pub(crate) fn arm_for_copies(&self, end: End) {
+        if end == End::Receiver {
+            self.arm(end);
+        }
     }
 
     /// Notes that this side is one process's alone again.
@@ -394,9 +444,20 @@ impl Ring {
         self.claims(end).fetch_and(!COPIED, Ordering::SeqCst);
     }
 
-    /// Whether several processes may have copies of this side.
+    /// Whether several processes, or messages, may have copies of this side.
     pub(crate) fn is_copied(&self, end: End) -> bool {
         self.claims(end).load(Ordering::Relaxed) & COPIED != 0
+            || self.users(end).load(Ordering::Relaxed) > 1
+    }
+
+    /// Notes that users watch this side's socket, in one process or in several.
+    pub(crate) fn watch(&self, end: End) {
+        self.claims(end).fetch_or(WATCHED, Ordering::SeqCst);
+    }
+
+    /// Whether users watch this side's socket in any process.
+    pub(crate) fn is_watched(&self, end: End) -> bool {
+        self.claims(end).load(Ordering::Relaxed) & WATCHED != 0
     }
 
     /// Whether the list of that side's holders, and not the socket, tells of its end.

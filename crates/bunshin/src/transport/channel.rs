@@ -527,6 +527,7 @@ impl Side {
     pub(crate) fn depart(&self) {
         self.ring.disclaim(self.end);
         self.ring.open(self.end);
+        self.ring.arm_for_copies(self.end);
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {

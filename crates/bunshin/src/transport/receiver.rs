@@ -1,58 +1,45 @@
 //! The receiving end of a channel.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use super::Patience;
 use super::channel::{BELL, Failure, HANDLES, SPIN_START, Side, Woken};
 use super::frame::{self, Header};
 use super::heirs::Watched;
+use super::polled::Polled;
 use crate::codec::attachments::{Beside, Incoming};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::{Block, Descriptor};
 use crate::shm::layout::RING;
 use crate::shm::lock::Taken;
 use crate::shm::ring::{End, Known};
-use crate::sys::socket::{self, Interest};
+use crate::sys::socket;
 use crate::sys::thread;
 
 /// The receiving end.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     pub(crate) side: Side,
-    state: Mutex<State>,
-    polled: OnceLock<Polled>,
+    pub(super) state: Mutex<State>,
+    pub(super) polled: OnceLock<Polled>,
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// What was last seen of the sender's position.
     tail: u64,
     spin: u64,
     /// How much of the ring's memory is there.
     known: Known,
     /// Handles that have come ahead of their frames, and which frames those are.
-    handles: VecDeque<(u64, OwnedFd)>,
-    /// The start of a mark whose rest has not been read yet.
-    mark: Vec<u8>,
-    /// The handles of that mark.
-    unmarked: Vec<OwnedFd>,
+    pub(super) handles: VecDeque<(u64, OwnedFd)>,
     /// A sender's process, where the socket may not tell.
-    watched: Watched,
-    is_over: bool,
+    pub(super) watched: Watched,
+    pub(super) is_over: bool,
     /// Why this end can give nothing any more.
     broken: Option<String>,
-}
-
-/// The handle that says by itself whether there is a message.
-#[derive(Debug)]
-struct Polled {
-    /// Readable while any of the two below is: the handle that users get.
-    set: OwnedFd,
-    /// Set by this end while it knows of messages.
-    known: OwnedFd,
 }
 
 /// A received message.
@@ -119,6 +106,14 @@ fn missing() -> Error {
     )
 }
 
+#[cold]
+fn carries(byte: u8) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("a pipe's socket carries byte {byte}"),
+    )
+}
+
 impl Receiver {
     pub(crate) fn new(side: Side, handles: VecDeque<(u64, OwnedFd)>) -> Self {
         let state = State {
@@ -126,8 +121,6 @@ impl Receiver {
             spin: SPIN_START,
             known: Known::default(),
             handles,
-            mark: Vec::new(),
-            unmarked: Vec::new(),
             watched: Watched::default(),
             is_over: false,
             broken: None,
@@ -146,7 +139,10 @@ impl Receiver {
         self.side.exclusively(patience, |taken| {
             let mut state = self.lock(taken);
             let message = match self.find(&mut state, patience) {
-                Ok(()) => self.take(&mut state),
+                Ok(()) => {
+                    self.expect_byte();
+                    self.take(&mut state)
+                }
                 Err(failure) => Err(failure),
             };
             self.settle(&mut state);
@@ -170,9 +166,16 @@ impl Receiver {
     }
 
     /// The state, mended if the process that used this end before has died at it.
-    fn lock(&self, taken: Taken) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self, taken: Taken) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if taken == Taken::Abandoned {
+            if self.is_watched_by_many() {
+                // It has armed the bell before it has read the byte.
+                if !self.side.ring.has_data() {
+                    self.answer_for_many(&mut state);
+                }
+                return state;
+            }
             // It may have read the bell's byte without saying so: then nobody would ring again.
             let _ = self.read_socket(&mut state, false);
             self.side.ring.answered(End::Receiver);
@@ -326,7 +329,7 @@ impl Receiver {
                 // Of a frame that never came.
                 Some(_) => {}
                 None => {
-                    let more = if self.is_copied(state) {
+                    let more = if self.is_copied() {
                         self.take_handles(state)
                     } else {
                         self.read_socket(state, false)
@@ -345,8 +348,8 @@ impl Receiver {
 
     /// Whether other processes may receive from this end as well. Then handles stay in the socket
     /// until their frame is taken, as another process may be the one that takes it.
-    fn is_copied(&self, state: &State) -> bool {
-        self.side.ring.is_copied(End::Receiver) && state.mark.is_empty()
+    pub(super) fn is_copied(&self) -> bool {
+        self.side.ring.is_copied(End::Receiver)
     }
 
     /// Looks at the socket, and reads the bells that come next. Says which byte comes after
@@ -369,9 +372,15 @@ impl Receiver {
         let bells = bytes[..count].iter().take_while(|byte| **byte == BELL);
         let bells = bells.count();
         if bells > 0 {
+            let is_for_many = self.is_watched_by_many();
+            if is_for_many {
+                self.arm_for_many();
+            }
             let read = &mut bytes[..bells];
             socket::receive(self.side.socket(), read, &mut Vec::new(), false).map_err(failed)?;
-            self.side.ring.answered(End::Receiver);
+            if !is_for_many {
+                self.side.ring.answered(End::Receiver);
+            }
         }
         Ok((bytes[bells..count].first().copied(), bells > 0))
     }
@@ -379,7 +388,7 @@ impl Receiver {
     /// Reads one mark with its handles, which come next; false if there is none.
     ///
     /// In one call to the system: a process that is killed leaves a whole mark or none.
-    fn take_handles(&self, state: &mut State) -> Result<bool> {
+    pub(super) fn take_handles(&self, state: &mut State) -> Result<bool> {
         let next = loop {
             match self.answer(state, false)? {
                 (None, true) => {}
@@ -392,10 +401,7 @@ impl Receiver {
         let count = socket::receive(self.side.socket(), &mut mark, &mut handles, false)
             .map_err(|error| Error::os("receive handles over a pipe", error))?;
         if next != HANDLES || count != mark.len() {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("a pipe's socket carries byte {next}"),
-            ));
+            return Err(carries(next));
         }
         let lot = mark[1..].try_into().map_or(0, u64::from_le_bytes);
         let handles = handles.into_iter().map(|handle| (lot, handle));
@@ -405,7 +411,7 @@ impl Receiver {
 
     /// Reads bells, and drops the handles of a frame that will never come; false if there was
     /// neither.
-    fn read_bells(&self, state: &mut State, wait: bool) -> Result<bool> {
+    pub(super) fn read_bells(&self, state: &mut State, wait: bool) -> Result<bool> {
         let ring = &self.side.ring;
         let (next, was_rung) = self.answer(state, wait)?;
         if was_rung || next.is_none() {
@@ -421,8 +427,8 @@ impl Receiver {
     }
 
     /// Reads bells and handles; false if there was nothing, or the sender is gone.
-    fn read_socket(&self, state: &mut State, wait: bool) -> Result<bool> {
-        if self.is_copied(state) {
+    pub(super) fn read_socket(&self, state: &mut State, wait: bool) -> Result<bool> {
+        if self.is_copied() {
             return self.read_bells(state, wait);
         }
         let mut bytes = [0; 64];
@@ -437,34 +443,41 @@ impl Receiver {
             state.is_over = true;
             return Ok(false);
         }
-        for byte in &bytes[..count] {
-            if !state.mark.is_empty() {
-                state.mark.push(*byte);
-                if let Some(lot) = state.mark.get(1..).and_then(<[u8]>::first_chunk) {
-                    let lot = u64::from_le_bytes(*lot);
+        let mut next = &bytes[..count];
+        while let Some((byte, rest)) = next.split_first() {
+            match *byte {
+                BELL => {
+                    self.side.ring.answered(End::Receiver);
+                    next = rest;
+                }
+                HANDLES => {
+                    let mut lot = [0; frame::LOT];
+                    let here = rest.len().min(lot.len());
+                    lot[..here].copy_from_slice(&rest[..here]);
+                    self.read_rest(&mut lot[here..])?;
+                    // The kernel gives the handles of one mark at a time.
+                    let lot = u64::from_le_bytes(lot);
                     state
                         .handles
-                        .extend(state.unmarked.drain(..).map(|handle| (lot, handle)));
-                    state.mark.clear();
+                        .extend(handles.drain(..).map(|handle| (lot, handle)));
+                    next = &rest[here..];
                 }
-                continue;
-            }
-            match *byte {
-                BELL => self.side.ring.answered(End::Receiver),
-                HANDLES => {
-                    state.mark.push(HANDLES);
-                    // The kernel gives the handles of one mark at a time.
-                    state.unmarked.append(&mut handles);
-                }
-                other => {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        format!("a pipe's socket carries byte {other}"),
-                    ));
-                }
+                other => return Err(carries(other)),
             }
         }
         Ok(true)
+    }
+
+    /// Reads the rest of a mark, which was written in one piece.
+    fn read_rest(&self, rest: &mut [u8]) -> Result<()> {
+        if rest.is_empty() {
+            return Ok(());
+        }
+        match socket::receive(self.side.socket(), rest, &mut Vec::new(), false) {
+            Ok(count) if count == rest.len() => Ok(()),
+            Ok(_) => Err(carries(HANDLES)),
+            Err(error) => Err(Error::os("receive handles over a pipe", error)),
+        }
     }
 
     fn wait_for_data(&self, state: &mut State, patience: Patience) -> Result<(), Failure> {
@@ -532,6 +545,9 @@ impl Receiver {
 
     /// Reads what has come on the socket, or comes.
     fn be_rung(&self, state: &mut State) -> Result<(), Failure> {
+        if self.is_watched_by_many() {
+            return self.be_rung_with_others(state);
+        }
         let was_read = self.read_socket(state, true).map_err(Failure::Other)?;
         if !was_read && !state.is_over {
             // Handles whose frame is about to be there: nothing rings until it is.
@@ -540,9 +556,9 @@ impl Receiver {
         Ok(())
     }
 
-    fn disarm(&self) {
-        // While users watch the handle, the bell stays armed.
-        if self.polled.get().is_none() {
+    pub(super) fn disarm(&self) {
+        // While users watch the socket, the bell stays armed.
+        if !self.side.ring.is_watched(End::Receiver) {
             self.side.ring.disarm(End::Receiver);
         }
     }
@@ -558,101 +574,6 @@ impl Receiver {
         }
         let over = over || self.side.is_forsaken(&mut state.watched);
         Ok(over && !ring.has_data())
-    }
-
-    /// Makes the handle that users watch say whether there is a message.
-    fn settle(&self, state: &mut State) {
-        if let Some(polled) = self.polled.get() {
-            self.settle_polled(state, polled);
-        }
-    }
-
-    #[cold]
-    fn settle_polled(&self, state: &mut State, polled: &Polled) {
-        let ring = &self.side.ring;
-        if !ring.has_data() {
-            if self.is_copied(state) {
-                while self.read_bells(state, false).is_ok_and(|read| read) {}
-            } else if ring.is_rung(End::Receiver) {
-                // The byte of a message that has been received already: it is there, or
-                // about to be.
-                let soon = Patience::within(Duration::from_millis(1)).deadline();
-                let _ = socket::poll(
-                    &[(self.side.socket(), Interest::Readable)],
-                    soon,
-                    &mut Vec::new(),
-                );
-                let _ = self.read_socket(state, false);
-            }
-            ring.arm(End::Receiver);
-        }
-        if ring.has_data() || ring.is_closed(End::Sender) || state.is_over {
-            socket::event_set(polled.known.as_fd());
-        } else {
-            socket::event_clear(polled.known.as_fd());
-        }
-    }
-
-    /// A handle that is readable exactly while there is a message, or the sender is gone.
-    pub(crate) fn fileno(&self) -> Result<BorrowedFd<'_>, Failure> {
-        if self.polled.get().is_none() {
-            self.side.exclusively(Patience::Forever, |_| {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                let os =
-                    |error| Failure::Other(Error::os("make a handle to watch a pipe by", error));
-                let known = socket::event().map_err(os)?;
-                let set = socket::any_of(&[self.side.socket(), known.as_fd()]).map_err(os)?;
-                // If another thread was quicker, its handle is as good.
-                let _ = self.polled.set(Polled { set, known });
-                self.settle(&mut state);
-                Ok(())
-            })?;
-        }
-        match self.polled.get() {
-            Some(polled) => Ok(polled.set.as_fd()),
-            None => Err(Failure::Other(Error::new(
-                ErrorKind::Os,
-                "make a handle to watch a pipe by",
-            ))),
-        }
-    }
-
-    /// Asks to be woken through the socket; true if there is something already.
-    pub(crate) fn begin_watch(&self) -> bool {
-        let ring = &self.side.ring;
-        ring.arm(End::Receiver);
-        ring.has_data() || ring.is_closed(End::Sender) || self.is_forsaken()
-    }
-
-    /// Whether the socket may not tell that the sender is gone.
-    pub(crate) fn may_end_unheard(&self) -> bool {
-        !self.side.is_told_by_socket()
-    }
-
-    fn is_forsaken(&self) -> bool {
-        self.side.is_forsaken(&mut Watched::default())
-    }
-
-    /// Ends what `begin_watch` began; true if there is something.
-    pub(crate) fn end_watch(&self) -> Result<bool, Failure> {
-        let ring = &self.side.ring;
-        let ended = self.side.exclusively(Patience::Never, |taken| {
-            let mut state = self.lock(taken);
-            while !state.is_over
-                && self
-                    .read_socket(&mut state, false)
-                    .map_err(Failure::Other)?
-            {}
-            self.disarm();
-            self.settle(&mut state);
-            Ok(state.is_over || self.side.is_forsaken(&mut state.watched))
-        });
-        match ended {
-            Ok(is_over) => Ok(ring.has_data() || ring.is_closed(End::Sender) || is_over),
-            // Somebody else receives from this end, and answers its bell.
-            Err(Failure::NotYet) => Ok(ring.has_data() || ring.is_closed(End::Sender)),
-            Err(failure) => Err(failure),
-        }
     }
 
     /// Copies of handles that have come ahead of their frames, for the trip of this end.

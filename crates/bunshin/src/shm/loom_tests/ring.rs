@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use loom::sync::Mutex;
 use loom::thread;
 
 use super::super::layout::{Kind, PIPE_FIXED, RING};
@@ -138,4 +139,96 @@ fn loom_ring_wakes_the_sender_to_room() {
         pipe.send(&mut head, 5, QUARTER);
         assert_eq!(receiver.join().unwrap(), [1, 2, 3, 4, 5].map(Some));
     });
+}
+
+/// A receiving end that two processes have, as `transport` receives from one that users watch.
+struct Watched {
+    pipe: Arc<Pipe>,
+    sending: Mutex<()>,
+    /// How many messages have been taken.
+    lock: Mutex<usize>,
+}
+
+impl Watched {
+    /// Looks at the socket, takes the lock, looks again, and must then find a message.
+    fn take_what_is_told(&self) -> usize {
+        let mut taken = self.lock.lock().unwrap();
+        if self.pipe.to_receiver.has_some() {
+            assert!(self.pipe.ring.has_data(), "a byte that stands for nothing");
+            self.take(&mut taken);
+        }
+        *taken
+    }
+
+    /// Takes what is there, told or not.
+    fn take_what_is_there(&self) {
+        let mut taken = self.lock.lock().unwrap();
+        if self.pipe.ring.has_data() {
+            self.take(&mut taken);
+        }
+    }
+
+    fn take(&self, taken: &mut usize) {
+        let (pipe, ring) = (&self.pipe, &self.pipe.ring);
+        self.wait_for_sender(|| ring.is_rung(End::Receiver));
+        pipe.receive(&mut 0, 1);
+        *taken += 1;
+        self.wait_for_sender(|| ring.has_data());
+        if ring.has_data() {
+            return;
+        }
+        ring.arm_again(End::Receiver);
+        if ring.has_data() && ring.keep_rung(End::Receiver) {
+            return;
+        }
+        pipe.to_receiver.read_one();
+    }
+
+    fn wait_for_sender(&self, is_enough: impl Fn() -> bool) {
+        while !is_enough() && self.sending.try_lock().is_err() {
+            thread::yield_now();
+        }
+    }
+}
+
+fn explore_watched(other: impl Fn(&Watched) + Copy + Send + Sync + 'static) {
+    const COUNT: u8 = 2;
+    explore(3, move || {
+        let pipe = Pipe::new();
+        pipe.ring.arm(End::Receiver);
+        let here = Arc::new(Watched {
+            pipe,
+            sending: Mutex::new(()),
+            lock: Mutex::new(0),
+        });
+        let sender = Arc::clone(&here);
+        let there = Arc::clone(&here);
+        let there = thread::spawn(move || other(&there));
+        let sender = thread::spawn(move || {
+            let mut head = 0;
+            for byte in 0..COUNT {
+                let _sending = sender.sending.lock().unwrap();
+                sender.pipe.send(&mut head, byte, 1);
+            }
+        });
+        here.take_what_is_told();
+        there.join().unwrap();
+        // A message that nothing tells of ends in a deadlock.
+        while here.take_what_is_told() < COUNT.into() {
+            here.pipe.to_receiver.wait_for_some();
+        }
+        sender.join().unwrap();
+        let is_told = here.pipe.to_receiver.has_some();
+        assert!(!is_told, "all was taken, and there is a byte");
+    });
+}
+
+#[test]
+fn loom_ring_tells_two_who_watch() {
+    explore_watched(|other| _ = other.take_what_is_told());
+}
+
+#[test]
+fn loom_ring_tells_one_who_watches_while_another_takes() {
+    explore_watched(Watched::take_what_is_there);
 }
