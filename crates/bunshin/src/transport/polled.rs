@@ -9,7 +9,6 @@
 
 use std::io::ErrorKind::{ConnectionReset, WouldBlock};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::Patience;
@@ -24,6 +23,9 @@ use crate::sys::thread;
 /// How long to wait for a sender that is about to ring. It takes longer only if it was stopped.
 const ABOUT_TO_RING: Duration = Duration::from_secs(1);
 
+/// How long to wait for somebody who receives, unless they wait themselves.
+const ABOUT_TO_END: Duration = Duration::from_millis(20);
+
 /// The handle that says by itself whether there is a message.
 #[derive(Debug)]
 pub(super) struct Polled {
@@ -37,23 +39,29 @@ impl Receiver {
     /// A handle that is readable exactly while there is a message, or the sender is gone.
     pub(crate) fn fileno(&self) -> Result<BorrowedFd<'_>, Failure> {
         if self.polled.get().is_none() {
-            self.side.exclusively(Patience::Forever, |_| {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                let os =
-                    |error| Failure::Other(Error::os("make a handle to watch a pipe by", error));
-                let known = socket::event().map_err(os)?;
-                let set = socket::any_of(&[self.side.socket(), known.as_fd()]).map_err(os)?;
-                // If another thread was quicker, its handle is as good.
-                let _ = self.polled.set(Polled { set, known });
-                let ring = &self.side.ring;
-                ring.watch(End::Receiver);
-                ring.arm(End::Receiver);
-                if !ring.is_rung(End::Receiver) {
-                    ring.note_untold();
-                }
-                self.settle(&mut state);
-                Ok(())
-            })?;
+            let os = |error| Failure::Other(Error::os("make a handle to watch a pipe by", error));
+            let known = socket::event().map_err(os)?;
+            let set = socket::any_of(&[self.side.socket(), known.as_fd()]).map_err(os)?;
+            // If another thread was quicker, its handle is as good.
+            let _ = self.polled.set(Polled { set, known });
+            let ring = &self.side.ring;
+            ring.watch(End::Receiver);
+            ring.arm(End::Receiver);
+            if !ring.is_rung(End::Receiver) {
+                ring.note_untold();
+            }
+            let settled = self
+                .side
+                .exclusively(Patience::within(ABOUT_TO_END), |taken| {
+                    let mut state = self.lock(taken);
+                    self.settle(&mut state);
+                    Ok(())
+                });
+            match settled {
+                // Who waits for a message settles when it has come.
+                Ok(()) | Err(Failure::NotYet) => {}
+                Err(failure) => return Err(failure),
+            }
         }
         match self.polled.get() {
             Some(polled) => Ok(polled.set.as_fd()),
@@ -144,13 +152,10 @@ impl Receiver {
                 Ok(_)
                     if byte[0] == HANDLES
                         && ring.lock(End::Sender).is_free()
-                        && !ring.has_data() =>
+                        && !ring.has_data()
+                        && self.drop_handles(state).is_ok_and(|dropped| dropped) =>
                 {
-                    let was_taken = self.take_handles(state);
-                    state.handles.clear();
-                    if was_taken.is_ok_and(|taken| taken) {
-                        continue;
-                    }
+                    continue;
                 }
                 Err(error) if error.kind() == ConnectionReset => state.is_over = true,
                 _ => {}

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{MutexGuard, OnceLock};
 
 use super::Patience;
 use super::channel::{BELL, Failure, HANDLES, SPIN_START, Side, Woken};
 use super::frame::{self, Header};
 use super::heirs::Watched;
+use super::mutex::ForkMutex;
 use super::polled::Polled;
 use crate::codec::attachments::{Beside, Incoming};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,8 +23,11 @@ use crate::sys::thread;
 #[derive(Debug)]
 pub(crate) struct Receiver {
     pub(crate) side: Side,
-    pub(super) state: Mutex<State>,
+    pub(super) state: ForkMutex<State>,
     pub(super) polled: OnceLock<Polled>,
+    /// Handles that have come ahead of their frames, and which frames those are. Locked for moments
+    /// only: this end may be given away while a thread waits at it.
+    ahead: ForkMutex<VecDeque<(u64, OwnedFd)>>,
 }
 
 #[derive(Debug)]
@@ -33,8 +37,6 @@ pub(super) struct State {
     spin: u64,
     /// How much of the ring's memory is there.
     known: Known,
-    /// Handles that have come ahead of their frames, and which frames those are.
-    pub(super) handles: VecDeque<(u64, OwnedFd)>,
     /// A sender's process, where the socket may not tell.
     pub(super) watched: Watched,
     pub(super) is_over: bool,
@@ -114,21 +116,26 @@ fn carries(byte: u8) -> Error {
     )
 }
 
-impl Receiver {
-    pub(crate) fn new(side: Side, handles: VecDeque<(u64, OwnedFd)>) -> Self {
-        let state = State {
+impl Default for State {
+    fn default() -> Self {
+        Self {
             tail: 0,
             spin: SPIN_START,
             known: Known::default(),
-            handles,
             watched: Watched::default(),
             is_over: false,
             broken: None,
-        };
+        }
+    }
+}
+
+impl Receiver {
+    pub(crate) fn new(side: Side, handles: VecDeque<(u64, OwnedFd)>) -> Self {
         Self {
             side,
-            state: Mutex::new(state),
+            state: ForkMutex::new(State::default()),
             polled: OnceLock::new(),
+            ahead: ForkMutex::new(handles),
         }
     }
 
@@ -167,7 +174,7 @@ impl Receiver {
 
     /// The state, mended if the process that used this end before has died at it.
     pub(super) fn lock(&self, taken: Taken) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if taken == Taken::Abandoned {
             if self.is_watched_by_many() {
                 // It has armed the bell before it has read the byte.
@@ -324,7 +331,8 @@ impl Receiver {
     ) -> Result<Vec<OwnedFd>, Failure> {
         let mut found = Vec::with_capacity(count);
         while found.len() < count {
-            match state.handles.pop_front() {
+            let next = self.ahead.lock().pop_front();
+            match next {
                 Some((of, handle)) if of == lot => found.push(handle),
                 // Of a frame that never came.
                 Some(_) => {}
@@ -405,8 +413,15 @@ impl Receiver {
         }
         let lot = mark[1..].try_into().map_or(0, u64::from_le_bytes);
         let handles = handles.into_iter().map(|handle| (lot, handle));
-        state.handles.extend(handles);
+        self.ahead.lock().extend(handles);
         Ok(true)
+    }
+
+    /// Drops handles of a frame that will never come, which are next in the socket.
+    pub(super) fn drop_handles(&self, state: &mut State) -> Result<bool> {
+        let were_there = self.take_handles(state)?;
+        self.ahead.lock().clear();
+        Ok(were_there)
     }
 
     /// Reads bells, and drops the handles of a frame that will never come; false if there was
@@ -420,20 +435,24 @@ impl Receiver {
         // Handles, ahead of their frame. Nobody who is sending, and no frame: it never comes.
         let is_stale = ring.lock(End::Sender).is_free() && !ring.has_data();
         if is_stale {
-            self.take_handles(state)?;
-            state.handles.clear();
+            self.drop_handles(state)?;
         }
         Ok(is_stale)
     }
 
     /// Reads bells and handles; false if there was nothing, or the sender is gone.
     pub(super) fn read_socket(&self, state: &mut State, wait: bool) -> Result<bool> {
+        // Nobody gives this end away between the look at that and the end of the reading.
+        let mut ahead = (!wait).then(|| self.ahead.lock());
         if self.is_copied() {
+            drop(ahead);
             return self.read_bells(state, wait);
         }
-        let mut bytes = [0; 64];
         let mut handles = Vec::new();
-        let count = match socket::receive(self.side.socket(), &mut bytes, &mut handles, wait) {
+        // While this waits, it may be given away: no more is read then than what ends the sleep.
+        let mut bytes = [0; 64];
+        let bytes = &mut bytes[..if wait { 1 } else { 64 }];
+        let count = match socket::receive(self.side.socket(), bytes, &mut handles, wait) {
             Ok(count) => count,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
@@ -457,9 +476,10 @@ impl Receiver {
                     self.read_rest(&mut lot[here..])?;
                     // The kernel gives the handles of one mark at a time.
                     let lot = u64::from_le_bytes(lot);
-                    state
-                        .handles
-                        .extend(handles.drain(..).map(|handle| (lot, handle)));
+                    let handles = handles.drain(..).map(|handle| (lot, handle));
+                    ahead
+                        .get_or_insert_with(|| self.ahead.lock())
+                        .extend(handles);
                     next = &rest[here..];
                 }
                 other => return Err(carries(other)),
@@ -578,9 +598,8 @@ impl Receiver {
 
     /// Copies of handles that have come ahead of their frames, for the trip of this end.
     pub(crate) fn copy_pending(&self) -> Result<Vec<(u64, OwnedFd)>> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state
-            .handles
+        self.ahead
+            .lock()
             .iter()
             .map(|(lot, handle)| Ok((*lot, socket::duplicate(handle.as_fd())?)))
             .collect::<std::io::Result<_>>()

@@ -1,12 +1,12 @@
 //! The sending end of a channel.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
 
 use super::Patience;
 use super::channel::{Failure, HANDLES, SPIN_START, Side, Woken};
 use super::frame::{self, Header};
 use super::heirs::Watched;
+use super::mutex::ForkMutex;
 use crate::codec::attachments::{Beside, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::Descriptor;
@@ -34,7 +34,7 @@ pub(crate) enum Room {
 #[derive(Debug)]
 pub(crate) struct Sender {
     pub(crate) side: Side,
-    state: Mutex<State>,
+    state: ForkMutex<State>,
 }
 
 #[derive(Debug)]
@@ -50,17 +50,23 @@ struct State {
     watched: Watched,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            head: 0,
+            looked: 0,
+            spin: SPIN_START,
+            known: Known::default(),
+            watched: Watched::default(),
+        }
+    }
+}
+
 impl Sender {
     pub(crate) fn new(side: Side) -> Self {
         Self {
             side,
-            state: Mutex::new(State {
-                head: 0,
-                looked: 0,
-                spin: SPIN_START,
-                known: Known::default(),
-                watched: Watched::default(),
-            }),
+            state: ForkMutex::new(State::default()),
         }
     }
 
@@ -158,7 +164,7 @@ impl Sender {
     #[cfg(feature = "tokio")]
     pub(crate) fn ask_for_room(&self, span: usize) -> Result<Room, Failure> {
         let asked = self.side.exclusively(Patience::Never, |taken| {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
             let ring = &self.side.ring;
             if taken == Taken::Abandoned {
                 self.mend()?;
@@ -190,7 +196,7 @@ impl Sender {
         taken: Taken,
         patience: Patience,
     ) -> Result<(), Failure> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let ring = &self.side.ring;
         if taken == Taken::Abandoned {
             self.mend()?;
