@@ -265,6 +265,8 @@ class BaseProxy:
         else:
             self._authkey = process.current_process().authkey
         self._access = _access(token.address, serializer)
+        #: The process that took the reference.
+        self._referrer = None
         if incref:
             self._incref()
         util.register_after_fork(self, BaseProxy._after_fork)
@@ -275,6 +277,10 @@ class BaseProxy:
             own.incref(_OWN, self._id)
         else:
             self._access.ask(self._authkey, "incref", (self._id,))
+        self._referrer = os.getpid()
+        self._release_at_end()
+
+    def _release_at_end(self):
         state = self._manager._state if self._manager is not None else None
         self._close = util.Finalize(
             self,
@@ -299,6 +305,10 @@ class BaseProxy:
 
     def _after_fork(self):
         self._manager = None
+        if self._referrer == os.getpid():
+            # A child under `forkserver`, which forgets about finalizers once its arguments are there.
+            self._release_at_end()
+            return
         try:
             self._incref()
         except Exception as error:

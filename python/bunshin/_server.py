@@ -15,6 +15,7 @@ of them waits or runs the program's code.
 
 import array
 import collections
+import errno
 import os
 import queue
 import select
@@ -206,6 +207,18 @@ def _peer_pid(conn):
         return None
 
 
+def _has_ended(pid):
+    """Whether a process is not there any more."""
+    try:
+        watched = os.pidfd_open(pid)
+    except OSError as error:
+        return error.errno == errno.ESRCH
+    try:
+        return bool(connection.wait([watched], 0))
+    finally:
+        os.close(watched)
+
+
 class Server:
     """Holds objects, and carries out what clients want of them."""
 
@@ -298,22 +311,27 @@ class Server:
             self._release(ident, count)
 
     def _own(self, pid, ident, count):
-        """Notes that a process has more references, or less; whether that is known."""
+        """Notes that a process has more references, or less; whether they are to be counted.
+
+        What a process has asked for may be read after its end, when what it had was let go.
+        """
         if pid is None:
-            return
-        if pid not in self._owners:
-            if count < 0:
-                return
+            return True
+        owned = self._owners.get(pid)
+        if count < 0 and (owned is None or owned[ident] <= 0):
+            return not _has_ended(pid)
+        if owned is None:
             try:
                 fd = os.pidfd_open(pid)
-            except OSError:
-                return
-            self._owners[pid] = collections.Counter()
+            except OSError as error:
+                return error.errno != errno.ESRCH
+            owned = self._owners[pid] = collections.Counter()
             self._watched[fd] = pid
             self._waker.send(b"w")
-        self._owners[pid][ident] += count
-        if self._owners[pid][ident] <= 0:
-            del self._owners[pid][ident]
+        owned[ident] += count
+        if owned[ident] <= 0:
+            del owned[ident]
+        return True
 
     def _holder(self, ident):
         for session in list(self._sessions):
@@ -515,10 +533,12 @@ class Server:
                 self._objects[ident] = _Held(obj, frozenset(exposed), method_to_typeid, typeid)
                 self._idents[id(obj)] = ident
             self._objects[ident].references += 1
-            self._own(pid, ident, 1)
+            is_counted = self._own(pid, ident, 1)
         if self._is_quick(obj) and _native.is_harmless((args, kwds)):
             quick = [name for name in exposed if name not in (method_to_typeid or ())]
             self._quick.offer(ident, obj, quick)
+        if not is_counted:
+            self._release(ident, 1)
         return ident, tuple(exposed)
 
     def _is_quick(self, obj):
@@ -533,14 +553,16 @@ class Server:
     def incref(self, c, ident):
         """One more proxy refers to an object."""
         with self.mutex:
-            self._objects[ident].references += 1
-            self._own(c.session.pid, ident, 1)
+            held = self._objects[ident]
+            if self._own(c.session.pid, ident, 1):
+                held.references += 1
 
     def decref(self, c, ident):
         """One proxy less refers to an object."""
         with self.mutex:
-            self._own(c.session.pid, ident, -1)
-        self._release(ident, 1)
+            is_counted = self._own(c.session.pid, ident, -1)
+        if is_counted:
+            self._release(ident, 1)
 
     def _release(self, ident, count):
         with self.mutex:
