@@ -346,6 +346,7 @@ class Pool:
         """Ends the workers at once."""
         self._state = TERMINATE
         self._streams.clear()
+        self._native.terminate()
         self._terminate()
 
     def join(self):
@@ -372,7 +373,10 @@ class Pool:
 def _end(native, number, pid):
     # In a copy of this process the workers are the parent's.
     if os.getpid() == pid:
-        native.terminate()
+        if util.is_exiting():
+            native.terminate()
+        else:
+            native.let_go()
         _worker.inherited.pop(number, None)
 
 

@@ -280,7 +280,10 @@ impl Pool {
             match call {
                 None => handle,
                 Some(call) => {
-                    let also = Python::attach(|py| call.clone_ref(py));
+                    // One of the two is called, and lets go of it while it is attached: otherwise it
+                    // would be kept until some thread happens to be, and go there.
+                    let call = Arc::new(Mutex::new(Some(call)));
+                    let also = Arc::clone(&call);
                     handle
                         .callback(move |outcome: &Outcome| {
                             Python::attach(|py| tell(py, &call, outcome.unpickle(py)));
@@ -392,13 +395,23 @@ impl Pool {
         py.detach(|| self.0.terminate());
     }
 
+    /// As `terminate`, for a pool that nobody has any more: without waiting for anybody.
+    fn let_go(&self, py: Python<'_>) {
+        let pool = Arc::clone(&self.0);
+        py.detach(|| bunshin::front::let_go(pool));
+    }
+
     fn join(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.0.join())
             .map_err(|error| exception(&error))
     }
 }
 
-fn tell(py: Python<'_>, call: &Py<PyAny>, result: PyResult<Settled>) {
+fn tell(py: Python<'_>, call: &Mutex<Option<Py<PyAny>>>, result: PyResult<Settled>) {
+    let kept = call.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(call) = kept else {
+        return;
+    };
     let told = match result {
         Ok(settled) => call.call1(py, (settled, py.None())),
         Err(error) => call.call1(py, (py.None(), error.value(py))),

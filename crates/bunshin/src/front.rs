@@ -216,6 +216,18 @@ pub fn tend(pool: &Pool) {
     pool.have_tended();
 }
 
+/// Ends the workers of a pool that its program has no more, without waiting for those who are at it.
+///
+/// Objects of a front may go anywhere, also within the start of one of the pool's own workers: who
+/// starts it would wait for this.
+pub fn let_go(pool: Arc<Pool>) {
+    if !pool.try_terminate() {
+        let ended = std::thread::Builder::new().name("bunshin-end".into());
+        // Where there is no thread to be had, dropping it has to do.
+        drop(ended.spawn(move || pool.terminate()));
+    }
+}
+
 /// Cancels the tasks of a pool's handles that have not begun, but for the oldest `kept` that are not
 /// done.
 pub fn cancel_pending(pool: &Pool, kept: usize) {

@@ -609,16 +609,28 @@ impl Dispatcher {
     /// Ends all workers now. Whoever waits for tasks is told.
     pub(crate) fn terminate(&self) {
         if self.is_ours() {
-            let mut core = self.lock();
-            // What is done by now is not taken away any more.
-            core.collect();
-            let actions = core.state.terminate();
-            core.act(actions);
-            core.give_up_backlog();
-            core.deliver_posts();
-            core.dismiss(true);
-            core.end_overdue(None);
-            self.tell_all(&core);
+            self.end_workers(&mut self.lock());
         }
+    }
+
+    /// As [`terminate`](Self::terminate), unless somebody holds the lock: false then.
+    pub(crate) fn try_terminate(&self) -> bool {
+        if !self.is_ours() {
+            return true;
+        }
+        let held = Held::try_new(&self.core);
+        held.map(|mut core| self.end_workers(&mut core)).is_some()
+    }
+
+    fn end_workers(&self, core: &mut Core) {
+        // What is done by now is not taken away any more.
+        core.collect();
+        let actions = core.state.terminate();
+        core.act(actions);
+        core.give_up_backlog();
+        core.deliver_posts();
+        core.dismiss(true);
+        core.end_overdue(None);
+        self.tell_all(core);
     }
 }

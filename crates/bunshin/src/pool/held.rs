@@ -6,7 +6,7 @@
 use std::fmt;
 use std::mem;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -90,6 +90,19 @@ impl<'a> Held<'a> {
             lock,
             core: Some(core),
         }
+    }
+
+    /// Without waiting for whoever holds it.
+    pub(crate) fn try_new(lock: &'a Mutex<Core>) -> Option<Self> {
+        let core = match lock.try_lock() {
+            Ok(core) => core,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Self {
+            lock,
+            core: Some(core),
+        })
     }
 
     /// Waits to be notified; may return without that.

@@ -87,6 +87,11 @@ impl Pool {
         self.dispatcher.lock().attendants.tending = Some(Tending { seen: 0, looks: 0 });
     }
 
+    /// Ends the workers, unless somebody is at the pool just now: false then.
+    pub(crate) fn try_terminate(&self) -> bool {
+        self.dispatcher.try_terminate()
+    }
+
     /// Cancels the tasks of handles that have not begun, but for the oldest `kept` that are not done.
     pub(crate) fn cancel_pending(&self, kept: usize) {
         if !self.dispatcher.is_ours() {
