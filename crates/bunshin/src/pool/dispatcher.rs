@@ -66,6 +66,8 @@ pub(crate) struct Core {
     /// How much of each worker's list of finished tasks has been read.
     pub(crate) seen: Vec<u64>,
     pub(crate) is_watched: bool,
+    /// Readable once whoever watches is to look again.
+    pub(crate) kick: Arc<OwnedFd>,
     /// Threads that wait for the one who watches.
     pub(crate) n_asleep: usize,
     pub(crate) spin: u64,
@@ -81,7 +83,7 @@ pub(crate) struct Dispatcher {
     /// For the thread that supervises: there is something to do for it.
     pub(crate) duty: Condvar,
     /// Readable once whoever watches is to look again.
-    pub(crate) kick: OwnedFd,
+    pub(crate) kick: Arc<OwnedFd>,
     generation: u32,
     /// For encoding and claiming without the lock.
     pub(crate) table: Table,
@@ -415,6 +417,8 @@ impl Dispatcher {
     pub(crate) fn new(n_workers: usize, recipe: Recipe) -> Result<Arc<Self>> {
         let table = Table::create(n_workers)?;
         let heap = parent_heap(&table);
+        let kick = socket::event().map_err(|error| Error::os("make a pool", error))?;
+        let kick = Arc::new(kick);
         // Before there are workers that can be killed.
         scarcity::look(true);
         let mut core = Core {
@@ -438,6 +442,7 @@ impl Dispatcher {
             vacant: Vec::new(),
             seen: vec![0; n_workers],
             is_watched: false,
+            kick: Arc::clone(&kick),
             n_asleep: 0,
             spin: super::drive::SPIN_MAX / 2,
             looked: 0,
@@ -446,7 +451,6 @@ impl Dispatcher {
             // Those already started end when the core is dropped.
             core.hire(number)?;
         }
-        let kick = socket::event().map_err(|error| Error::os("make a pool", error))?;
         Ok(acquaint(Self {
             core: Mutex::new(core),
             changed: Condvar::new(),

@@ -159,12 +159,14 @@ impl Core {
     /// Reads what a worker has sent.
     pub(crate) fn read_packets(&mut self, number: usize) {
         let mut actions = Vec::new();
+        let mut any = false;
         while let Some(worker) = &mut self.workers[number] {
             let packet = match message::receive(worker.socket.as_fd(), false) {
                 Ok(Some(packet)) => packet,
                 // That it is gone is told by its end.
                 Ok(None) | Err(_) => break,
             };
+            any = true;
             match packet.byte {
                 BELL => {}
                 READY => self.state.ready(number),
@@ -190,6 +192,10 @@ impl Core {
             }
         }
         self.act(actions);
+        if any && self.is_watched {
+            // It was rung for another thread, which finds nothing more to read and sleeps on.
+            socket::event_set(self.kick.as_fd());
+        }
     }
 
     /// Deals with the ends of workers that have ended.
