@@ -1,6 +1,6 @@
 //! The engine's errors as Python's exceptions.
 
-use bunshin::{Error, ErrorKind};
+use bunshin::{Error, ErrorKind, TaskError};
 use pyo3::PyErr;
 use pyo3::exceptions::{
     PyBrokenPipeError, PyEOFError, PyMemoryError, PyOSError, PyTimeoutError, PyValueError,
@@ -33,4 +33,20 @@ pub(crate) fn sending(error: &Error) -> PyErr {
         return PyBrokenPipeError::new_err((EPIPE, error.to_string()));
     }
     exception(error)
+}
+
+/// The exception for a task, or a result, that could not be sent.
+pub(crate) fn unmoved(error: &TaskError, why: &Error) -> PyErr {
+    const ENOMEM: i32 = 12;
+    let text = error.to_string();
+    // What went wrong in the worker comes as text, at the end of which is the system's number.
+    let told = || {
+        let (_, number) = text.rsplit_once("(os error ")?;
+        number.strip_suffix(')')?.parse().ok()
+    };
+    match why.raw_os_error().or_else(told) {
+        Some(ENOMEM) => PyMemoryError::new_err(text),
+        Some(number) => PyOSError::new_err((number, text)),
+        None => exception(why),
+    }
 }

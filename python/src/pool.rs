@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bunshin::{Imap, StartMethod, TaskError, TaskHandle};
-use pyo3::exceptions::{PyMemoryError, PyOSError, PyStopIteration, PyTimeoutError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyStopIteration, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyIterator, PyList, PyRange, PyTuple};
 use serde::Serialize;
 
-use crate::error::exception;
+use crate::error::{exception, unmoved};
 use crate::executor::Calls;
 use crate::payload::{self, Payload};
 use crate::process::Worker;
@@ -146,22 +146,6 @@ fn task_exception(py: Python<'_>, error: &TaskError) -> PyErr {
         Ok(PyErr::from_value(made))
     })();
     made.unwrap_or_else(|error| error)
-}
-
-/// The exception for a task, or a result, that could not be sent.
-fn unmoved(error: &TaskError, why: &bunshin::Error) -> PyErr {
-    const ENOMEM: i32 = 12;
-    let text = error.to_string();
-    // What went wrong in the worker comes as text, at the end of which is the system's number.
-    let told = || {
-        let (_, number) = text.rsplit_once("(os error ")?;
-        number.strip_suffix(')')?.parse().ok()
-    };
-    match why.raw_os_error().or_else(told) {
-        Some(ENOMEM) => PyMemoryError::new_err(text),
-        Some(number) => PyOSError::new_err((number, text)),
-        None => exception(why),
-    }
 }
 
 /// What became of a task: whether it went well, and its result or exception.
