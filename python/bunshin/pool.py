@@ -148,6 +148,9 @@ class Pool:
         self._streams = set()
         #: The process objects of workers that were asked for, by their numbers.
         self._listed = {}
+        self._reducing = None
+        if type(self)._setup_queues is not Pool._setup_queues:
+            self._reducing = importlib.import_module("bunshin._reducing").of(self)
         method = self._ctx.get_start_method()
         process = self._ctx.Process()
         name = process._name.partition("-")[0].replace("Process", "PoolWorker")
@@ -193,6 +196,9 @@ class Pool:
         """A process of a context's. The workers are the engine's, and not made by this."""
         return ctx.Process(*args, **kwds)
 
+    def _setup_queues(self):
+        """For subclasses that make queues whose reducers are to be used: see `_reducing`."""
+
     # Those who pickle descriptors for a child ask for these two.
     DupFd = staticmethod(_native.Descriptor)
 
@@ -231,9 +237,21 @@ class Pool:
         if self._state != RUN:
             raise ValueError("Pool not running")
 
+    def _given(self, func, items):
+        """A function and items for a map, as they are to be pickled."""
+        if self._reducing is None:
+            return func, items
+        return self._reducing.function(func), map(self._reducing.argument, items)
+
+    def _called(self, func, args, kwds):
+        """A function and its arguments, as a task has them."""
+        if self._reducing is not None:
+            func, (args, kwds) = self._reducing.function(func), self._reducing.arguments(args, kwds)
+        return pickled(func), (args, kwds), APPLY
+
     def _tasks(self, func, iterable, sizes, shape):
+        func, iterable = self._given(func, iter(iterable))
         func = pickled(func)
-        iterable = iter(iterable)
         while chunk := tuple(itertools.islice(iterable, next(sizes))):
             yield func, chunk, shape
 
@@ -250,6 +268,7 @@ class Pool:
             iterable = list(iterable)
         chunksize = 0 if chunksize is None else max(chunksize, 1)
         expected = len(iterable)
+        func, iterable = self._given(func, iterable)
         results = self._native.imap(func, iterable, chunksize, expected, shape, True, True)
         first = None
         try:
@@ -266,7 +285,7 @@ class Pool:
     def apply(self, func, args=(), kwds={}):
         """Calls func(*args, **kwds) in a worker, and waits for the result."""
         self._check_running()
-        ok, value = self._native.submit(pickled(func), (args, kwds), APPLY).get()
+        ok, value = self._native.submit(*self._called(func, args, kwds)).get()
         if ok:
             return value
         try:
@@ -295,6 +314,7 @@ class Pool:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+        func, iterable = self._given(func, iterable)
         stream = _Stream(self._native.imap(func, iterable, chunksize, 0, MAP, ordered, False))
         self._streams.add(stream)
         return IMapIterator(self, stream, chunksize == 1)
@@ -311,7 +331,7 @@ class Pool:
             raise ValueError("Pool not running")
         result = ApplyResult(self, callback, error_callback)
         call = result._called if callback or error_callback else None
-        result._task = self._native.submit(pickled(func), (args, kwds), APPLY, call)
+        result._task = self._native.submit(*self._called(func, args, kwds), call)
         return result
 
     def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
