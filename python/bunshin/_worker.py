@@ -166,7 +166,7 @@ def _become(given, own, above, parent):
         context._force_start_method(given["method"])
     own._name = _native.name()
     own._identity = context.identity(own._name)
-    own._config = dict(parent._config, daemon=True)
+    own._config = dict(parent._config, daemon=given["daemon"])
     own._parent_pid = above._pid
     try:
         above._sentinel = os.pidfd_open(above._pid)

@@ -205,7 +205,7 @@ class ForkServerProcess(_InChild, _own.ForkServerProcess):
         return _ForkServerPopen(process_obj)
 
 
-def worker_process(worker):
+def worker_process(worker, is_daemon):
     """A process object for a worker of a pool's, which is none of the children that this process
     waits for at its end."""
     parent = process.current_process()
@@ -213,7 +213,7 @@ def worker_process(worker):
     made = PoolProcess.__new__(PoolProcess)
     made.__dict__.update(
         _identity=identity(worker.name),
-        _config=dict(parent._config, daemon=True),
+        _config=dict(parent._config, daemon=is_daemon),
         _parent_pid=os.getpid(),
         _parent_name=parent._name,
         _popen=_WorkerPopen(worker),

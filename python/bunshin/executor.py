@@ -387,6 +387,11 @@ def _begin_again():
 os.register_at_fork(after_in_child=_begin_again)
 
 
+class _Workers(Pool):
+    # As those of `concurrent.futures` are.
+    _kind, _are_daemons = "Process", False
+
+
 class ProcessPoolExecutor(Executor):
     """Runs calls in worker processes."""
 
@@ -456,7 +461,7 @@ class ProcessPoolExecutor(Executor):
                 if crew.is_idle():
                     crew.join()
             context = _ours(self._mp_context)
-            pool = Pool(self._max_workers, *self._begin, self._max_tasks, context)
+            pool = _Workers(self._max_workers, *self._begin, self._max_tasks, context)
             self._crew = _Crew(pool)
             self._finish = weakref.finalize(self, _Crew.close, self._crew)
             self._finish.atexit = False

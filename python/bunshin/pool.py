@@ -128,6 +128,9 @@ class Pool:
     # Of the class, so that one that fails to be made can be deleted, however early that is.
     _state = INIT
 
+    #: What workers are called, and whether they are daemons where their class leaves it at that.
+    _kind, _are_daemons = "PoolWorker", True
+
     def __init__(
         self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None
     ):
@@ -152,14 +155,18 @@ class Pool:
         if type(self)._setup_queues is not Pool._setup_queues:
             self._reducing = importlib.import_module("bunshin._reducing").of(self)
         method = self._ctx.get_start_method()
-        process = self._ctx.Process()
-        name = process._name.partition("-")[0].replace("Process", "PoolWorker")
+        process = self.Process(self._ctx)
+        process.daemon = self._are_daemons
+        # Whose workers are to have children has a class for them that says no.
+        self._are_daemons = process.daemon
+        name = process._name.partition("-")[0].replace("Process", self._kind)
         # As if each were made by a call of its own; one that takes the place of another has its name.
         *above, first = process._identity
         for _ in range(processes - 1):
             next(_process._process_counter)
         names = f"{name}-" + "".join(f"{number}:" for number in above), first
         given = {"method": method, "initializer": initializer, "initargs": tuple(initargs)}
+        given["daemon"] = self._are_daemons
         number = next(_numbers)
         if method == "fork":
             _worker.leave_to_copies(number, given, process)
@@ -193,7 +200,8 @@ class Pool:
 
     @staticmethod
     def Process(ctx, *args, **kwds):
-        """A process of a context's. The workers are the engine's, and not made by this."""
+        """A process of a context's. The workers are the engine's: only what they are called, and
+        whether they are daemons, is asked of one that is made by this."""
         return ctx.Process(*args, **kwds)
 
     def _setup_queues(self):
@@ -228,7 +236,7 @@ class Pool:
             known = before.get(worker.pid)
             # Another may have the number by now.
             if known is None or not known.is_alive():
-                known = worker_process(worker)
+                known = worker_process(worker, self._are_daemons)
             now[worker.pid] = known
         self._listed = now
         return list(now.values())
