@@ -4,6 +4,7 @@ Over a Unix socket a process asks for a pipe through shared memory, which server
 make refuse; then, and over TCP, calls go over the socket.
 """
 
+import errno
 import os
 import socket
 import threading
@@ -90,23 +91,27 @@ class _Descriptor:
         return self._fd
 
 
+class _Ways(util.ForkAwareLocal):
+    was_open = False
+
+
 class _Access:
     """This process's way to the server at an address."""
 
     def __init__(self, address, serializer):
         self.address = address
         self.client = _server.serializers[serializer][1]
-        # Of each thread: what it calls over.
-        self.local = util.ForkAwareLocal()
+        # Of each thread: what it calls over, and whether it had that before.
+        self.local = _Ways()
         #: Whether the server has no pipes to give; unknown at first.
         self.is_plain = serializer != "pickle" or not isinstance(address, (str, bytes))
         self._says_goodbye = None
 
     def ask(self, authkey, name, args=(), kwds={}):
         """Asks the server itself for something."""
-        caller = getattr(self.local, "caller", None)
+        caller = getattr(self.local, "caller", None) or getattr(self.local, "asker", None)
         if caller is None and not self.is_plain:
-            caller = self._share(authkey)
+            caller = self.local.asker = self._share(authkey)
         if caller is not None:
             try:
                 kind, result = caller.call("", name, args, kwds)
@@ -125,14 +130,15 @@ class _Access:
         """Calls a method of an object: what kind of answer, and the answer."""
         caller = getattr(self.local, "caller", None)
         if caller is None and not self.is_plain:
-            caller = self._share(authkey)
+            caller = self.local.__dict__.pop("asker", None) or self._again(self._share, authkey)
+            self.local.caller = caller
         try:
             if caller is not None:
                 kind, result = caller.call(ident, name, args, kwds)
                 return (_server.RETURN if kind is None else kind), result
             conn = getattr(self.local, "connection", None)
             if conn is None:
-                conn = self._connect(authkey)
+                conn = self._again(self._connect, authkey)
             conn.send((ident, name, args, kwds))
         except (EOFError, OSError):
             self.forget()
@@ -147,6 +153,16 @@ class _Access:
             # The answer may be still to come, and would be taken for that to the next call.
             self.forget()
             raise
+
+    def _again(self, way, authkey):
+        """Connects this thread, perhaps not for the first time."""
+        try:
+            return way(authkey)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            if not self.local.was_open:
+                raise
+            # What `multiprocessing`, which keeps its first connection, says from then on.
+            raise BrokenPipeError(errno.EPIPE, "the manager's server is gone") from error
 
     def _connect(self, authkey):
         name = process.current_process().name
@@ -169,8 +185,7 @@ class _Access:
             with _socket_of(conn) as door:
                 handles = reduction._take(door, count)
         pipe = _native.unpack(packed, [_Descriptor(fd) for fd in handles])
-        self.local.caller = _native.Caller(pipe)
-        return self.local.caller
+        return _native.Caller(pipe)
 
     def say_goodbye(self, authkey):
         """Tells the server when this process ends, other than by being killed: locks that it
@@ -181,9 +196,11 @@ class _Access:
 
     def forget(self):
         """Ends this thread's connections."""
-        for name in ("caller", "connection"):
+        for name in ("asker", "caller", "connection"):
             kept = self.local.__dict__.pop(name, None)
             if kept is not None:
+                # What objects were not called over counts for nothing there.
+                self.local.was_open = self.local.was_open or name != "asker"
                 kept.close()
 
 

@@ -164,8 +164,8 @@ class Condition(_native.Condition):
     def __init__(self, lock=None, *, ctx=None):
         if lock is None:
             lock = ctx.RLock() if ctx is not None else RLock()
-        self._open(lock)
         self._use(lock)
+        self._open(lock)
 
     def _use(self, lock):
         self._lock = lock
