@@ -155,7 +155,8 @@ class Pool:
         if type(self)._setup_queues is not Pool._setup_queues:
             self._reducing = importlib.import_module("bunshin._reducing").of(self)
         method = self._ctx.get_start_method()
-        process = self.Process(self._ctx)
+        # What it would run is the engine's to say: overridden, it may look for a target all the same.
+        process = self.Process(self._ctx, target=_worker.begin, args=())
         process.daemon = self._are_daemons
         # Whose workers are to have children has a class for them that says no.
         self._are_daemons = process.daemon

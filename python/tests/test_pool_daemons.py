@@ -1,5 +1,6 @@
 """Whether the workers of pools and executors are daemons, and who may say so."""
 
+import functools
 import multiprocessing
 
 import pytest
@@ -73,7 +74,11 @@ def test_a_pool_whose_processes_are_no_daemons(context):
             made.__class__ = never_a_daemon(type(made))
             return made
 
-    for cls in (Static, Bound):
+    class Wrapping(Bound):
+        def Process(self, ctx, *, target, args, **kwds):
+            return super().Process(ctx, target=functools.partial(target), args=args, **kwds)
+
+    for cls in (Static, Bound, Wrapping):
         made = cls(1, context=context)
         assert made.apply(start_children, (2,)) == ([2, 1], False)
         made.close()
