@@ -25,6 +25,7 @@ from concurrent.futures.process import BrokenProcessPool
 from . import _native, _worker
 from .pool import (
     APPLY,
+    CLOSE,
     MAP,
     ONE,
     STARMAP,
@@ -316,6 +317,12 @@ class _Crew:
         self.pool.close()
         _draining.add(self)
 
+    def let_go(self):
+        """As `close`, for an executor that nobody has any more, without waiting for anybody."""
+        self.pool._state = CLOSE
+        self._native.let_go(True)
+        _draining.add(self)
+
     def end(self):
         """Ends the workers, whatever they do."""
         self.is_ended = True
@@ -463,7 +470,7 @@ class ProcessPoolExecutor(Executor):
             context = _ours(self._mp_context)
             pool = _Workers(self._max_workers, *self._begin, self._max_tasks, context)
             self._crew = _Crew(pool)
-            self._finish = weakref.finalize(self, _Crew.close, self._crew)
+            self._finish = weakref.finalize(self, _Crew.let_go, self._crew)
             self._finish.atexit = False
         if self._crew.known_broken:
             raise BrokenInitializer(self._crew.known_broken)

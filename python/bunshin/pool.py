@@ -405,7 +405,7 @@ def _end(native, number, pid):
         if util.is_exiting():
             native.terminate()
         else:
-            native.let_go()
+            native.let_go(False)
         _worker.inherited.pop(number, None)
 
 

@@ -379,10 +379,11 @@ impl Pool {
         py.detach(|| self.0.terminate());
     }
 
-    /// As `terminate`, for a pool that nobody has any more: without waiting for anybody.
-    fn let_go(&self, py: Python<'_>) {
+    /// As `terminate`, or `close` if there is to be `work` yet, for a pool that nobody has any more:
+    /// without waiting for anybody.
+    fn let_go(&self, py: Python<'_>, work: bool) {
         let pool = Arc::clone(&self.0);
-        py.detach(|| bunshin::front::let_go(pool));
+        py.detach(|| bunshin::front::let_go(pool, work));
     }
 
     fn join(&self, py: Python<'_>) -> PyResult<()> {

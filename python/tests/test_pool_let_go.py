@@ -91,9 +91,18 @@ print("done")
 """
 
 
-def test_a_pool_may_be_let_go_within_the_start_of_its_worker(tmp_path):
+OF_EXECUTORS = (
+    LET_GO_IN_A_FORK.replace('mp.get_context("fork").Pool(', "mp.ProcessPoolExecutor(")
+    .replace("apply_async(os._exit, (1,))", "submit(os._exit, 1)")
+    .replace("apply(abs, (-1,))", "submit(abs, -1).result()")
+    .replace("import bunshin as mp", 'import bunshin as mp\n\nmp.set_start_method("fork")')
+)
+
+
+@pytest.mark.parametrize("text", (LET_GO_IN_A_FORK, OF_EXECUTORS), ids=("pool", "executor"))
+def test_a_pool_may_be_let_go_within_the_start_of_its_worker(tmp_path, text):
     program = tmp_path / "program.py"
-    program.write_text(LET_GO_IN_A_FORK)
+    program.write_text(text)
     ran = subprocess.run(
         [sys.executable, program],
         capture_output=True,

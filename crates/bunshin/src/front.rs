@@ -216,15 +216,25 @@ pub fn tend(pool: &Pool) {
     pool.have_tended();
 }
 
-/// Ends the workers of a pool that its program has no more, without waiting for those who are at it.
+/// Ends the workers of a pool that its program has no more, at once or when their `work` is done,
+/// without waiting for those who are at it.
 ///
 /// Objects of a front may go anywhere, also within the start of one of the pool's own workers: who
 /// starts it would wait for this.
-pub fn let_go(pool: Arc<Pool>) {
-    if !pool.try_terminate() {
-        let ended = std::thread::Builder::new().name("bunshin-end".into());
+pub fn let_go(pool: Arc<Pool>, work: bool) {
+    let has_gone = if work {
+        pool.try_close()
+    } else {
+        pool.try_terminate()
+    };
+    if !has_gone {
+        let end = move || if work { pool.close() } else { pool.terminate() };
         // Where there is no thread to be had, dropping it has to do.
-        drop(ended.spawn(move || pool.terminate()));
+        drop(
+            std::thread::Builder::new()
+                .name("bunshin-end".into())
+                .spawn(end),
+        );
     }
 }
 

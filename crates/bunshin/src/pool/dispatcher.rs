@@ -602,11 +602,23 @@ impl Dispatcher {
     /// Takes no new tasks; workers end when those that there are have been done.
     pub(crate) fn close(&self) {
         if self.is_ours() {
-            let mut core = self.lock();
-            core.state.close();
-            if core.is_idle() {
-                core.dismiss(false);
-            }
+            Self::finish_work(&mut self.lock());
+        }
+    }
+
+    /// As [`close`](Self::close), unless somebody holds the lock: false then.
+    pub(crate) fn try_close(&self) -> bool {
+        if !self.is_ours() {
+            return true;
+        }
+        let held = Held::try_new(&self.core);
+        held.map(|mut core| Self::finish_work(&mut core)).is_some()
+    }
+
+    fn finish_work(core: &mut Core) {
+        core.state.close();
+        if core.is_idle() {
+            core.dismiss(false);
         }
     }
 

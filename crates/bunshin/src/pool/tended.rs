@@ -87,6 +87,11 @@ impl Pool {
         self.dispatcher.lock().attendants.tending = Some(Tending { seen: 0, looks: 0 });
     }
 
+    /// Takes no more tasks, unless somebody is at the pool just now: false then.
+    pub(crate) fn try_close(&self) -> bool {
+        self.dispatcher.try_close()
+    }
+
     /// Ends the workers, unless somebody is at the pool just now: false then.
     pub(crate) fn try_terminate(&self) -> bool {
         self.dispatcher.try_terminate()

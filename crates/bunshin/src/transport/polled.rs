@@ -124,12 +124,14 @@ impl Receiver {
     /// and what else has no meaning.
     pub(super) fn answer_for_many(&self, state: &mut State) {
         let ring = &self.side.ring;
-        // Whoever has sent what was taken may not have looked at the bell yet, and is not to ring it
-        // once it has been armed again.
-        self.wait_for_sender(|| ring.has_data());
         let mut is_owed = ring.is_rung(End::Receiver);
-        if is_owed && ring.has_data() {
-            return;
+        if is_owed {
+            // Whoever has sent what was taken may not have looked at the bell yet, and is not to ring
+            // it once it has been armed again.
+            self.wait_for_sender(|| ring.has_data());
+            if ring.has_data() {
+                return;
+            }
         }
         ring.arm_again(End::Receiver);
         if is_owed && ring.has_data() && ring.keep_rung(End::Receiver) {
