@@ -83,13 +83,12 @@ class _Function:
         return _answering, (data, self._backward)
 
 
+# The same ones come with each task.
+_reducers = functools.lru_cache(maxsize=4)(pickle.loads)
+
+
 def _answering(data, backward):
     return _Answering(pickle.loads(data), _reducers(backward))
-
-
-@functools.lru_cache(maxsize=4)
-def _reducers(data):
-    return pickle.loads(data)
 
 
 class _Answering:

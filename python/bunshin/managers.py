@@ -44,6 +44,19 @@ def get_context(method=None):
     return context._default_context.get_context(method)
 
 
+def _remove_left(address):
+    """Removes the socket of a server that was killed, and the folder that it had made for it."""
+    folder = os.path.dirname(address) if isinstance(address, str) else ""
+    own = process.current_process()._config.get("tempdir")
+    if os.path.basename(folder).startswith("pymp-") and folder != own:
+        # The folder only if nothing else is there.
+        for remove, path in (os.unlink, address), (os.rmdir, folder):
+            try:
+                remove(path)
+            except OSError:
+                pass
+
+
 class BaseManager:
     """Starts a server with objects of registered types, or connects to one."""
 
@@ -153,6 +166,8 @@ class BaseManager:
                 if process.is_alive():
                     process.kill()
                     process.join()
+        if process.exitcode != 0:
+            _remove_left(address)
         state.value = State.SHUTDOWN
         with _accesses_lock:
             access = _accesses.pop((address, serializer), None)
