@@ -376,7 +376,8 @@ class Pool:
         self._state = TERMINATE
         self._streams.clear()
         self._native.terminate()
-        self._terminate()
+        self._terminate.cancel()
+        _worker.inherited.pop(self._number, None)
 
     def join(self):
         """Waits for the workers of a closed or terminated pool."""

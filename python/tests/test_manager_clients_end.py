@@ -6,11 +6,10 @@ import threading
 import time
 
 import pytest
+from waiting import SECONDS, eventually
 
 import bunshin as mp
 from bunshin import connection, managers
-
-SECONDS = 30
 
 
 @pytest.fixture(params=("fork", "spawn", "forkserver"))
@@ -22,13 +21,6 @@ def context(request):
 def manager(context):
     with context.Manager() as made:
         yield made
-
-
-def eventually(holds):
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 def references(manager, proxy):

@@ -10,11 +10,10 @@ import threading
 import time
 
 import pytest
+from waiting import SECONDS, eventually
 
 import bunshin as mp
 from bunshin import managers
-
-SECONDS = 30
 
 
 @pytest.fixture(params=("fork", "spawn", "forkserver"))
@@ -32,13 +31,6 @@ def started(context, target, *args):
     child = context.Process(target=target, args=args)
     child.start()
     return child
-
-
-def eventually(holds):
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 def count_words(words, counts, lock, done):

@@ -4,14 +4,12 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import weakref
 
 import pytest
+from waiting import SECONDS, eventually
 
 import bunshin as mp
-
-SECONDS = 30
 
 
 @pytest.fixture(params=("fork", "spawn", "forkserver"))
@@ -23,13 +21,6 @@ def give(number):
     if number < 0:
         raise ValueError(number)
     return number
-
-
-def eventually(holds):
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 def has_ended(pid):
