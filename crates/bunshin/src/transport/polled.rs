@@ -89,10 +89,10 @@ impl Receiver {
     fn settle_watched(&self, state: &mut State) {
         let ring = &self.side.ring;
         let is_for_many = self.is_copied();
-        if !ring.has_data() {
-            if is_for_many && ring.is_rung(End::Receiver) {
+        if !ring.has_data() && ring.is_rung(End::Receiver) {
+            if is_for_many {
                 self.answer_for_many(state);
-            } else if ring.is_rung(End::Receiver) {
+            } else {
                 // The byte of a message that has been received already: it is there, or about to be.
                 self.wait_for_sender(|| ring.has_data());
                 let _ = self.read_socket(state, false);
