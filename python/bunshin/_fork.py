@@ -7,10 +7,12 @@ imports nothing.
 
 import atexit
 import contextlib
+import importlib
 import io
 import os
 import signal
 import sys
+import threading
 from multiprocessing import popen_fork, process, util
 
 from . import _native
@@ -123,6 +125,36 @@ class _NoInput(io.RawIOBase):
             self._fd = os.open(os.devnull, os.O_RDONLY)
         return self._fd
 
+
+#: Modules that this process, or one that it is a copy of, has begun to import once more.
+_imported_again = set()
+
+
+def _release_imports(locks):
+    """Has a copy of this process import anew what another thread was importing when it was made.
+
+    That thread holds the modules' locks, and is not here to give them back.
+    """
+    own = threading.get_ident()
+    for name, reference in list(locks.items()):
+        if getattr(reference(), "owner", None) in (None, own):
+            continue
+        del locks[name]
+        spec = getattr(sys.modules.get(name), "__spec__", None)
+        # Not for ever, where it is the module that starts processes.
+        if getattr(spec, "_initializing", False) and name not in _imported_again:
+            _imported_again.add(name)
+            del sys.modules[name]
+
+
+def _watch_imports():
+    # Not documented: where there is no such thing, a copy may wait for ever, as elsewhere.
+    locks = getattr(importlib._bootstrap, "_module_locks", None)
+    if isinstance(locks, dict):
+        _native.watch_imports(locks, _release_imports)
+
+
+_watch_imports()
 
 #: What children have for a standard input, and what they have for their parent; made once here,
 #: and not in each of them.

@@ -5,6 +5,7 @@ the interpreter's own `multiprocessing.connection`, so that either end may be th
 """
 
 import collections
+import contextlib
 import os
 import select
 import socket
@@ -371,13 +372,26 @@ class Listener:
         self._family = family
         self._authkey = authkey
         self._last_accepted = None
-        self._greetings = []
-        self._turn = threading.Lock()
+        self._begin()
+        if authkey is not None:
+            # Another process that has the listener, too, may be quicker to accept a peer.
+            self._listener.setblocking(False)
+            util.register_after_fork(self, Listener._begin_in_copy)
         self._unlink = None
         if family == "AF_UNIX" and isinstance(address, str) and address[:1] != "\0":
             self._unlink = util.Finalize(
                 self, _unlink, args=(os.path.abspath(address), os.getpid()), exitpriority=0
             )
+
+    def _begin(self):
+        self._greetings = []
+        self._turn = threading.Lock()
+
+    def _begin_in_copy(self):
+        # Those who have not shown the key yet are the parent's to see to, and its thread's.
+        for greeting in self._greetings:
+            greeting.socket.close()
+        self._begin()
 
     def accept(self):
         """Waits for a peer, and returns the connection to it.
@@ -406,10 +420,11 @@ class Listener:
                 patience = max(0, first - time.monotonic()) * 1000 + 1
             ready = {fd for fd, _ in poller.poll(patience)}
             if listener.fileno() in ready:
-                accepted, peer = listener.accept()
-                greeting = _Greeting(accepted, peer, self._authkey)
-                self._greetings.append(greeting)
-                ready.add(accepted.fileno())
+                with contextlib.suppress(BlockingIOError):
+                    accepted, peer = listener.accept()
+                    greeting = _Greeting(accepted, peer, self._authkey)
+                    self._greetings.append(greeting)
+                    ready.add(accepted.fileno())
             now = time.monotonic()
             for greeting in list(self._greetings):
                 if greeting.socket.fileno() not in ready and now < greeting.deadline:

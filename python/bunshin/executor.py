@@ -383,8 +383,10 @@ threading._register_atexit(_at_exit)
 
 
 def _begin_again():
-    # In a copy of this process the workers are the parent's.
-    global _draining, _executors
+    # In a copy of this process the workers are the parent's. So are the threads that may have
+    # held a lock.
+    global _draining, _executors, _settling
+    _settling = threading.Lock()
     _draining = set()
     for executor in list(_executors):
         executor._disown()
@@ -453,6 +455,9 @@ class ProcessPoolExecutor(Executor):
         return {} if crew is None else {worker.pid: worker for worker in crew.pool._pool}
 
     def _disown(self):
+        self._lock = threading.Lock()
+        if self._crew is not None:
+            self._crew._lock = threading.Lock()
         if self._finish is not None:
             self._finish.detach()
         self._is_shut_down = True

@@ -1,8 +1,10 @@
 //! Forks that the interpreter makes, and signals that arrive in a wait.
 
 use std::cell::{Cell, RefCell};
+use std::sync::OnceLock;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 thread_local! {
     /// What a signal handler raised in a wait of this thread's.
@@ -47,10 +49,26 @@ pub(crate) fn after_fork_in_parent() {
     bunshin::front::after_fork_in_parent();
 }
 
+/// The locks of modules that are being imported, and what sees to those that nobody holds any more.
+static IMPORTS: OnceLock<(Py<PyDict>, Py<PyAny>)> = OnceLock::new();
+
+/// Has a copy of this process call a function with these locks, if there are any.
+#[pyfunction]
+pub(crate) fn watch_imports(locks: Py<PyDict>, release: Py<PyAny>) {
+    // A second time it would be the same.
+    let _ = IMPORTS.set((locks, release));
+}
+
 /// To be called after `os.fork`, in the child.
 #[pyfunction]
-pub(crate) fn after_fork_in_child() {
+pub(crate) fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     bunshin::front::after_fork_in_child();
+    match IMPORTS.get() {
+        Some((locks, release)) if !locks.bind(py).is_empty() => {
+            release.call1(py, (locks,)).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// To be called before the process ends without dropping its objects.

@@ -5,7 +5,6 @@
 //! to do, and no more: it runs no function of the interpreter's for what is empty.
 
 use pyo3::exceptions::{PyRuntimeError, PySystemExit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyModule, PySet, PyString, PyTuple};
 
@@ -225,7 +224,8 @@ impl Life {
         };
         match (ran, ended) {
             (Err(raised), Err(later)) => {
-                whole(py, &later)?.setattr(intern!(py, "__context__"), whole(py, &raised)?)?;
+                whole(py, &later)?
+                    .setattr(crate::once::intern!(py, "__context__"), whole(py, &raised)?)?;
                 Err(later)
             }
             (Err(raised), Ok(())) => Err(raised),
@@ -263,7 +263,7 @@ impl Life {
 fn whole<'py>(py: Python<'py>, error: &PyErr) -> PyResult<Bound<'py, PyAny>> {
     let value = error.value(py).clone().into_any();
     if let Some(traceback) = error.traceback(py) {
-        value.setattr(intern!(py, "__traceback__"), traceback)?;
+        value.setattr(crate::once::intern!(py, "__traceback__"), traceback)?;
     }
     Ok(value)
 }

@@ -152,7 +152,7 @@ impl Arena {
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
         let py = slf.py();
-        let native = py.import(pyo3::intern!(py, "bunshin._native"))?;
+        let native = py.import(crate::once::intern!(py, "bunshin._native"))?;
         let fd = memory::descriptor(&slf.get().map.memory).map_err(|error| exception(&error))?;
         let descriptor = native.getattr("Descriptor")?.call1((fd.as_raw_fd(),))?;
         (
@@ -373,7 +373,7 @@ impl Block {
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
         let (py, this) = (slf.py(), slf.get());
         this.is_sent.store(true, Ordering::Relaxed);
-        let native = py.import(pyo3::intern!(py, "bunshin._native"))?;
+        let native = py.import(crate::once::intern!(py, "bunshin._native"))?;
         let arena = native.getattr("arena_of")?.call1((slf,))?;
         let arguments = (arena, this.offset, this.size, this.lock.is_some());
         (native.getattr("attach_block")?, arguments).into_pyobject(py)
@@ -387,8 +387,8 @@ pub(crate) fn arena_of<'py>(block: &Bound<'py, Block>) -> PyResult<Bound<'py, Ar
     let map = &block.get().map;
     let py = block.py();
     let arenas = py
-        .import(pyo3::intern!(py, "bunshin.heap"))?
-        .getattr(pyo3::intern!(py, "_arenas"))?;
+        .import(crate::once::intern!(py, "bunshin.heap"))?
+        .getattr(crate::once::intern!(py, "_arenas"))?;
     if let Ok(found) = arenas.get_item(map.inode) {
         let arena = found.cast_into::<Arena>()?;
         if Arc::ptr_eq(&arena.get().map, map) {

@@ -1,93 +1,126 @@
 //! Numbers of a list or a tuple, as bytes.
 //!
-//! To ask a list for each of its items costs more than to convert them. A function that the
-//! interpreter calls with a tuple as its arguments is given all of them as an array, and so the
-//! items are read inside of such a call.
+//! To ask a list for each of its items costs more than to convert them, so they are read where the
+//! interpreter keeps them. That is no part of its stable interface: it is done only under
+//! versions that are known, and if it holds for objects that were made to try it.
 
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
-use std::marker::PhantomData;
-use std::ptr;
 use std::slice;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
 
-const CAPSULE: &CStr = c"bunshin items";
+use crate::once::Once;
+use pyo3::types::{PyFloat, PyList, PyTuple};
 
-/// Something to be done with the items of a tuple, and then what came of it.
-struct Work<F, R> {
-    work: Option<F>,
-    result: Option<R>,
+/// Versions whose lists, tuples and floats are known to lie so.
+const FIRST: (u8, u8) = (3, 11);
+const LAST: (u8, u8) = (3, 15);
+
+const WORD: usize = size_of::<usize>();
+/// What all objects begin with: a count and a type.
+const HEAD: usize = 2 * WORD;
+/// In a list: how many items there are, where they lie, and for how many there is room.
+const LIST_ITEMS: usize = HEAD + WORD;
+const LIST_ROOM: usize = HEAD + 2 * WORD;
+const LIST_LEN: usize = HEAD + 3 * WORD;
+/// In a float: its value.
+const FLOAT_VALUE: usize = HEAD;
+const FLOAT_LEN: usize = HEAD + size_of::<f64>();
+
+/// How objects lie in memory.
+#[derive(Clone, Copy)]
+struct Layout {
+    /// Where the items of a tuple begin, one after the other.
+    tuple_items: usize,
 }
 
-/// What the interpreter reads about the function.
-struct Definition<F, R>(PhantomData<(F, R)>);
-
-impl<F: FnOnce(&[*mut ffi::PyObject]) -> R, R> Definition<F, R> {
-    const HERE: &'static ffi::PyMethodDef = &ffi::PyMethodDef {
-        ml_name: c"items".as_ptr(),
-        ml_meth: ffi::PyMethodDefPointer {
-            PyCFunctionFast: receive::<F, R>,
-        },
-        ml_flags: ffi::METH_FASTCALL,
-        ml_doc: ptr::null(),
-    };
-}
-
-/// Does the work that a capsule leads to with the arguments of the call.
+/// Reads a word of an object.
 ///
 /// # Safety
-/// To be called by the interpreter, with a capsule made by [`with_items`] for the same types.
-unsafe extern "C" fn receive<F: FnOnce(&[*mut ffi::PyObject]) -> R, R>(
-    capsule: *mut ffi::PyObject,
-    given: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: the capsule is one, as the caller says.
-    let work = unsafe { ffi::PyCapsule_GetPointer(capsule, CAPSULE.as_ptr()) };
-    // SAFETY: it leads to such a piece of work, which is there and nobody else's during the call.
-    let work = unsafe { work.cast::<Work<F, R>>().as_mut() };
-    let Some(work) = work else {
-        return ptr::null_mut();
-    };
-    let items = if count <= 0 {
-        &[]
-    } else {
-        // SAFETY: the interpreter has put so many objects there.
-        unsafe { slice::from_raw_parts(given, count.unsigned_abs()) }
-    };
-    work.result = work.work.take().map(|work| work(items));
-    // SAFETY: it is there as long as the interpreter.
-    let none = unsafe { ffi::Py_None() };
-    // SAFETY: as above; the thread is attached.
-    unsafe { ffi::Py_NewRef(none) }
+/// The object lives, and reaches at least a word beyond `offset`, which is a multiple of one.
+#[inline]
+unsafe fn word(object: *mut ffi::PyObject, offset: usize) -> usize {
+    // SAFETY: it is within the object, as the caller says.
+    let at = unsafe { object.byte_add(offset) };
+    // SAFETY: as above; objects are aligned to more than a word.
+    unsafe { at.cast::<usize>().read() }
 }
 
-/// Calls `work` with the items of a tuple, which live as long as that.
-fn with_items<F, R>(values: &Bound<'_, PyTuple>, work: F) -> PyResult<Option<R>>
-where
-    F: FnOnce(&[*mut ffi::PyObject]) -> R,
-{
-    let py = values.py();
-    let mut work = Work {
-        work: Some(work),
-        result: None,
-    };
-    let at = (&raw mut work).cast();
-    // SAFETY: the address is not null, the name is there for ever, and nothing is to be freed.
-    let capsule = unsafe { ffi::PyCapsule_New(at, CAPSULE.as_ptr(), None) };
-    // SAFETY: it gives a new object, or says why not.
-    let capsule = unsafe { Bound::from_owned_ptr_or_err(py, capsule) }?;
-    let definition = ptr::from_ref(Definition::<F, R>::HERE).cast_mut();
-    // SAFETY: the definition is there for ever, and only read.
-    let function = unsafe { ffi::PyCFunction_NewEx(definition, capsule.as_ptr(), ptr::null_mut()) };
-    // SAFETY: it gives a new object, or says why not.
-    let function = unsafe { Bound::from_owned_ptr_or_err(py, function) }?;
-    function.call1(values)?;
-    Ok(work.result)
+impl Layout {
+    /// Nothing if this interpreter's objects are not known, or not found, to lie so.
+    fn get(py: Python<'_>) -> Option<Self> {
+        static FOUND: Once<Option<Layout>> = Once::new();
+        *FOUND.get_or_make(|| Self::find(py)).unwrap_or(&None)
+    }
+
+    fn find(py: Python<'_>) -> PyResult<Option<Self>> {
+        let version = py.version_info();
+        let is_known = (FIRST..=LAST).contains(&(version.major, version.minor));
+        let len_of = |class: Bound<'_, pyo3::types::PyType>| -> PyResult<usize> {
+            class.getattr("__basicsize__")?.extract()
+        };
+        // Without room for an item.
+        let tuple_items = len_of(py.get_type::<PyTuple>())?;
+        if !is_known
+            || len_of(py.get_type::<PyList>())? != LIST_LEN
+            || len_of(py.get_type::<PyFloat>())? != FLOAT_LEN
+            || tuple_items < LIST_ITEMS
+            || tuple_items % WORD != 0
+        {
+            return Ok(None);
+        }
+        let found = Self { tuple_items };
+        let numbers = [0.1, -2.5e300, 7.0].map(|number| PyFloat::new(py, number));
+        let list = PyList::new(py, &numbers)?;
+        // If two of the three words count the items, the third says where they are.
+        // SAFETY: a list has these words, as its size says.
+        let room = unsafe { word(list.as_ptr(), LIST_ROOM) };
+        // SAFETY: as above.
+        let len = unsafe { word(list.as_ptr(), HEAD) };
+        if [len, room] != [numbers.len(); 2] {
+            return Ok(None);
+        }
+        let tuple = PyTuple::new(py, &numbers)?;
+        // SAFETY: as was just found.
+        let in_list = unsafe { found.of_list(&list) };
+        // SAFETY: a tuple has its items behind what its size says.
+        let in_tuple = unsafe { found.of_tuple(&tuple) };
+        let is_so = numbers.iter().enumerate().all(|(at, number)| {
+            let item = number.as_ptr();
+            // SAFETY: a float has a word there, as its size says.
+            let bits = unsafe { word(item, FLOAT_VALUE) };
+            bits as u64 == number.value().to_bits() && in_list[at] == item && in_tuple[at] == item
+        });
+        Ok(is_so.then_some(found))
+    }
+
+    /// The items of a list.
+    ///
+    /// # Safety
+    /// Lists lie so, and nothing changes this one as long as the items are used.
+    unsafe fn of_list<'a>(self, list: &'a Bound<'_, PyList>) -> &'a [*mut ffi::PyObject] {
+        let len = list.len();
+        if len == 0 {
+            return &[];
+        }
+        // SAFETY: as the caller says.
+        let items = unsafe { word(list.as_ptr(), LIST_ITEMS) } as *const *mut ffi::PyObject;
+        // SAFETY: so many are there, and stay, as the caller says.
+        unsafe { slice::from_raw_parts(items, len) }
+    }
+
+    /// The items of a tuple.
+    ///
+    /// # Safety
+    /// Tuples lie so.
+    unsafe fn of_tuple<'a>(self, tuple: &'a Bound<'_, PyTuple>) -> &'a [*mut ffi::PyObject] {
+        // SAFETY: it is within the tuple, or at its end.
+        let items = unsafe { tuple.as_ptr().byte_add(self.tuple_items) };
+        // SAFETY: so many are there, and a tuple does not change.
+        unsafe { slice::from_raw_parts(items.cast(), tuple.len()) }
+    }
 }
 
 /// A simple type of C whose values are read from Python's numbers.
@@ -95,7 +128,7 @@ pub(crate) trait Number: Sized {
     /// The value of exactly a number of the one kind that is read here; nothing for all others.
     ///
     /// # Safety
-    /// `object` lives, and the thread is attached.
+    /// `object` lives and lies as [`Layout`] has it, and the thread is attached.
     unsafe fn read(object: *mut ffi::PyObject) -> Option<Self>;
 }
 
@@ -107,7 +140,7 @@ fn is_error(py: Python<'_>) -> bool {
 /// An exact integer that fits into 64 bits.
 ///
 /// # Safety
-/// `object` lives, and the thread is attached.
+/// As for [`Number::read`].
 #[inline]
 unsafe fn integer(object: *mut ffi::PyObject) -> Option<i64> {
     // SAFETY: as the caller says.
@@ -126,15 +159,15 @@ unsafe fn integer(object: *mut ffi::PyObject) -> Option<i64> {
 /// An exact float.
 ///
 /// # Safety
-/// `object` lives, and the thread is attached.
+/// As for [`Number::read`].
 #[inline]
 unsafe fn real(object: *mut ffi::PyObject) -> Option<f64> {
     // SAFETY: as the caller says.
     if unsafe { ffi::PyFloat_CheckExact(object) } == 0 {
         return None;
     }
-    // SAFETY: as above; it cannot fail for a float.
-    Some(unsafe { ffi::PyFloat_AsDouble(object) })
+    // SAFETY: a float has its value there, as the caller says.
+    Some(f64::from_bits(unsafe { word(object, FLOAT_VALUE) } as u64))
 }
 
 macro_rules! numbers {
@@ -151,32 +184,29 @@ macro_rules! numbers {
 numbers!(u8: integer, u16: integer, u32: integer, u64: integer, f32: real, f64: real);
 
 /// The bytes of `len` numbers of a list or a tuple; nothing if it is neither, or of another
-/// length, or has anything in it but plain integers or floats, as the type wants them.
+/// length, or has anything in it but plain integers or floats, as the type wants them, or if
+/// it is not known how they lie.
 pub(crate) fn bytes_of<T: Number, const N: usize>(
     values: &Bound<'_, PyAny>,
     len: usize,
     bytes: impl Fn(T) -> [u8; N],
 ) -> Option<Vec<u8>> {
-    let values = if let Ok(list) = values.cast_exact::<PyList>() {
-        if list.len() != len {
-            return None;
-        }
-        list.to_tuple()
+    let layout = Layout::get(values.py())?;
+    let items = if let Ok(list) = values.cast_exact::<PyList>() {
+        // SAFETY: lists lie so; no code of the interpreter's runs below that could change one.
+        unsafe { layout.of_list(list) }
     } else {
-        values.cast_exact::<PyTuple>().ok()?.clone()
+        // SAFETY: tuples lie so.
+        unsafe { layout.of_tuple(values.cast_exact::<PyTuple>().ok()?) }
     };
-    if values.len() != len {
+    if items.len() != len {
         return None;
     }
-    let work = |items: &[*mut ffi::PyObject]| {
-        let mut all = vec![0; items.len() * N];
-        for (place, item) in all.chunks_exact_mut(N).zip(items) {
-            // SAFETY: the interpreter keeps the items while it calls.
-            let value = unsafe { T::read(*item) }?;
-            place.copy_from_slice(&bytes(value));
-        }
-        Some(all)
-    };
-    // What goes wrong here goes wrong again where it is told.
-    with_items(&values, work).ok()??
+    let mut all = vec![0; items.len() * N];
+    for (place, item) in all.chunks_exact_mut(N).zip(items) {
+        // SAFETY: the list or tuple keeps its items, and the thread is attached.
+        let value = unsafe { T::read(*item) }?;
+        place.copy_from_slice(&bytes(value));
+    }
+    Some(all)
 }

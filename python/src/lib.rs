@@ -17,6 +17,7 @@ mod main_module;
 mod manager;
 mod named;
 mod number;
+mod once;
 mod payload;
 mod pieces;
 mod plain;
@@ -51,6 +52,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fork::before_fork, module)?)?;
     module.add_function(wrap_pyfunction!(fork::after_fork_in_parent, module)?)?;
     module.add_function(wrap_pyfunction!(fork::after_fork_in_child, module)?)?;
+    module.add_function(wrap_pyfunction!(fork::watch_imports, module)?)?;
     module.add_function(wrap_pyfunction!(fork::before_exit, module)?)?;
     module.add_function(wrap_pyfunction!(pool::live_within, module)?)?;
     module.add_function(wrap_pyfunction!(fork::hold_interrupts, module)?)?;
@@ -102,5 +104,5 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<synchronized::SynchronizedBase>()?;
     module.add_class::<synchronized::SynchronizedValue>()?;
     module.add_class::<synchronized::SynchronizedItems>()?;
-    Ok(())
+    once::make_ahead(module)
 }

@@ -185,12 +185,12 @@ impl Kind {
         let py = values.py();
         let view = pyo3::types::PyMemoryView::from(values).ok()?;
         let format: String = view
-            .getattr(pyo3::intern!(py, "format"))
+            .getattr(crate::once::intern!(py, "format"))
             .ok()?
             .extract()
             .ok()?;
         let item: usize = view
-            .getattr(pyo3::intern!(py, "itemsize"))
+            .getattr(crate::once::intern!(py, "itemsize"))
             .ok()?
             .extract()
             .ok()?;
@@ -198,7 +198,7 @@ impl Kind {
         if cfg!(target_endian = "big") && format.starts_with('<')
             || Self::of(letter, item) != Some(self)
             || view
-                .getattr(pyo3::intern!(py, "ndim"))
+                .getattr(crate::once::intern!(py, "ndim"))
                 .ok()?
                 .extract::<usize>()
                 .ok()?

@@ -15,7 +15,6 @@ use bunshin::Buffer;
 use bunshin::front::{self, Arrival, BufferRef, Bytes};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMemoryView, PyTuple};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
@@ -24,6 +23,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::buffer::{self, Borrowed, SharedBuffer};
 use crate::connection::{Connection, Link};
 use crate::error::exception;
+use crate::once::Once;
 use crate::{main_module, pieces, plain, writable};
 
 /// Pickles up to this size are copied into a bytes object rather than lent.
@@ -184,7 +184,7 @@ struct Reusable {
 
 impl Reusable {
     fn new(py: Python<'_>) -> PyResult<Self> {
-        static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static MAKE: Once<Py<PyAny>> = Once::new();
         let make = MAKE.import(py, "bunshin.reduction", "_make_pickler")?;
         let sink = Py::new(py, Sink(std::sync::Mutex::default()))?;
         let buffers = PyList::empty(py);
@@ -254,7 +254,7 @@ fn by_pickler(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
     let dumped = reusable
         .pickler
         .bind(py)
-        .call_method1(pyo3::intern!(py, "dump"), (object,));
+        .call_method1(crate::once::intern!(py, "dump"), (object,));
     let objects = LEAVING.with_borrow_mut(Vec::pop).unwrap_or_default();
     let bytes = std::mem::take(
         &mut *reusable
@@ -269,16 +269,16 @@ fn by_pickler(object: &Bound<'_, PyAny>) -> PyResult<Payload> {
     dumped?;
     let mut views = Vec::with_capacity(found.len());
     for buffer in found.iter() {
-        views.push(buffer.call_method0(pyo3::intern!(py, "raw"))?);
+        views.push(buffer.call_method0(crate::once::intern!(py, "raw"))?);
     }
     let (bytes, buffers) = with_buffers(bytes, &views)?;
     if !views.is_empty() {
-        found.call_method0(pyo3::intern!(py, "clear"))?;
+        found.call_method0(crate::once::intern!(py, "clear"))?;
     }
     reusable
         .pickler
         .bind(py)
-        .call_method0(pyo3::intern!(py, "clear_memo"))?;
+        .call_method0(crate::once::intern!(py, "clear_memo"))?;
     SPARE.set(Some(reusable));
     Ok(Payload::Leaving {
         pickle: Pickled::Own(bytes),
@@ -328,7 +328,7 @@ pub(crate) fn unpickle_item(py: Python<'_>, item: &[u8]) -> PyResult<Py<PyAny>> 
 /// what pickle says of it.
 #[cold]
 fn by_value(py: Python<'_>, object: &Bound<'_, PyAny>, error: Option<PyErr>) -> PyResult<Payload> {
-    static DUMP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static DUMP: Once<Py<PyAny>> = Once::new();
     let dump = DUMP.import(py, "bunshin.reduction", "_dump_by_value")?;
     LEAVING.with_borrow_mut(|stack| stack.push(Vec::new()));
     let dumped = dump.call1((object, error));
@@ -408,7 +408,7 @@ pub(crate) fn into_bytes(py: Python<'_>, arrival: Arrival<Payload>) -> PyResult<
 }
 
 pub(crate) fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static LOADS: Once<Py<PyAny>> = Once::new();
     LOADS.import(py, "pickle", "loads")
 }
 
@@ -492,7 +492,7 @@ impl Payload {
             lent.append(Py::new(py, SharedBuffer::new(buffer))?)?;
         }
         let keywords = PyDict::new(py);
-        keywords.set_item(pyo3::intern!(py, "buffers"), lent)?;
+        keywords.set_item(crate::once::intern!(py, "buffers"), lent)?;
         ARRIVING.with_borrow_mut(|stack| stack.push(objects.into_iter().map(Some).collect()));
         let loaded = loads.call((data,), Some(&keywords));
         ARRIVING.with_borrow_mut(Vec::pop);
@@ -530,7 +530,7 @@ fn lend<'py>(py: Python<'py>, pickle: Buffer<u8>) -> PyResult<Bound<'py, PyAny>>
 /// How an object of this package is pickled: as a part of the message that this thread is
 /// pickling, or else as bytes and descriptors.
 pub(crate) fn reduce<'py>(py: Python<'py>, object: Object) -> PyResult<Bound<'py, PyTuple>> {
-    let native = py.import(pyo3::intern!(py, "bunshin._native"))?;
+    let native = py.import(crate::once::intern!(py, "bunshin._native"))?;
     let index = LEAVING.with_borrow_mut(|stack| {
         stack.last_mut().map(|objects| {
             objects.push(object.clone());
@@ -543,7 +543,7 @@ pub(crate) fn reduce<'py>(py: Python<'py>, object: Object) -> PyResult<Bound<'py
     let (bytes, handles) = front::pack(&object).map_err(|error| exception(&error))?;
     let handles: Vec<RawFd> = handles.into_iter().map(IntoRawFd::into_raw_fd).collect();
     let duplicates = py
-        .import(pyo3::intern!(py, "bunshin.reduction"))?
+        .import(crate::once::intern!(py, "bunshin.reduction"))?
         .call_method1("_send_descriptors", (handles,))?;
     (
         native.getattr("unpack")?,

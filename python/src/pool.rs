@@ -770,7 +770,7 @@ impl Results {
                 } else if first.is_some() {
                     // Nobody will see them.
                 } else if joined {
-                    list.call_method1(pyo3::intern!(py, "extend"), (value,))?;
+                    list.call_method1(crate::once::intern!(py, "extend"), (value,))?;
                 } else {
                     list.append(value)?;
                 }

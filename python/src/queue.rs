@@ -10,11 +10,11 @@ use bunshin::front::Item;
 use bunshin::{JoinError, JoinableQueue, RecvTimeoutError, TryRecvError, TrySendError};
 use pyo3::exceptions::{PyEOFError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple};
 use serde::{Deserialize, Serialize};
 
 use crate::error::exception;
+use crate::once::Once;
 use crate::payload::{self, Object, Payload};
 use crate::plain;
 use crate::sync::{limit, wait};
@@ -57,22 +57,25 @@ impl SharedQueue {
 }
 
 #[cold]
-fn raise(py: Python<'_>, class: &'static PyOnceLock<Py<PyType>>, name: &str) -> PyErr {
-    match class.import(py, "queue", name) {
-        Ok(class) => PyErr::from_type(class.clone(), ()),
+fn raise(py: Python<'_>, class: &'static Once<Py<PyAny>>, name: &str) -> PyErr {
+    match class
+        .import(py, "queue", name)
+        .and_then(|class| class.call0())
+    {
+        Ok(raised) => PyErr::from_value(raised),
         Err(error) => error,
     }
 }
 
 #[cold]
 fn empty(py: Python<'_>) -> PyErr {
-    static EMPTY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static EMPTY: Once<Py<PyAny>> = Once::new();
     raise(py, &EMPTY, "Empty")
 }
 
 #[cold]
 fn full(py: Python<'_>) -> PyErr {
-    static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static FULL: Once<Py<PyAny>> = Once::new();
     raise(py, &FULL, "Full")
 }
 
@@ -291,13 +294,13 @@ impl Queue {
 
     /// Puts an object in if there is room.
     fn put_nowait(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        let method = pyo3::intern!(slf.py(), "put");
+        let method = crate::once::intern!(slf.py(), "put");
         slf.call_method1(method, (obj, false)).map(drop)
     }
 
     /// Takes an object out if there is one.
     fn get_nowait<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        slf.call_method1(pyo3::intern!(slf.py(), "get"), (false,))
+        slf.call_method1(crate::once::intern!(slf.py(), "get"), (false,))
     }
 
     /// How many objects are in the queue.
@@ -363,8 +366,8 @@ impl Queue {
     #[cold]
     fn refused(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
-        static CLASSES: PyOnceLock<(Py<PyAny>, Py<PyAny>)> = PyOnceLock::new();
-        let (own_full, own_handler) = CLASSES.get_or_try_init(py, || {
+        static CLASSES: Once<(Py<PyAny>, Py<PyAny>)> = Once::new();
+        let (own_full, own_handler) = CLASSES.get_or_make(|| {
             let full = py.import("queue")?.getattr("Full")?;
             let queue = py.import("bunshin.queues")?.getattr("Queue")?;
             let handler = queue.getattr("_on_queue_feeder_error")?;

@@ -10,13 +10,12 @@ use pyo3::exceptions::{
     PyAssertionError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
 };
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
 use serde::{Deserialize, Serialize};
 
 use crate::error::exception;
 use crate::fork::take_raised;
 use crate::lock::{Entrances, Hold, SemLock};
+use crate::once::Once;
 use crate::payload::{self, Object};
 
 /// What lies in shared memory behind an object, on its way to a child.
@@ -85,13 +84,12 @@ pub(crate) fn wait<T: Send>(
 
 #[cold]
 pub(crate) fn abandoned(py: Python<'_>) -> PyErr {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    match CLASS.import(py, "bunshin.context", "AbandonedLock") {
-        Ok(class) => PyErr::from_type(
-            class.clone(),
-            "the process that held it has ended; it is yours now, and what it protects may be \
-             half changed",
-        ),
+    static CLASS: Once<Py<PyAny>> = Once::new();
+    const WHY: &str = "the process that held it has ended; it is yours now, and what it protects \
+                       may be half changed";
+    let class = CLASS.import(py, "bunshin.context", "AbandonedLock");
+    match class.and_then(|class| class.call1((WHY,))) {
+        Ok(raised) => PyErr::from_value(raised),
         Err(error) => error,
     }
 }

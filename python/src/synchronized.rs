@@ -8,13 +8,13 @@
 use bunshin::front::memory::{Attempt, MemoryLock, Row};
 use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyInt, PySlice, PyTuple};
 
 use crate::error::exception;
 use crate::heap::Block;
 use crate::lock::{SemLock, wait_for_memory};
 use crate::number::Kind;
+use crate::once::Once;
 use crate::sync::abandoned;
 
 fn attempt(lock: &MemoryLock) -> PyResult<Attempt> {
@@ -23,7 +23,7 @@ fn attempt(lock: &MemoryLock) -> PyResult<Attempt> {
 
 /// Refuses to pickle an object but for a child that is being started.
 fn assert_spawning(object: &Bound<'_, PyAny>) -> PyResult<()> {
-    static ASSERT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static ASSERT: Once<Py<PyAny>> = Once::new();
     ASSERT
         .import(object.py(), "bunshin.context", "assert_spawning")?
         .call1((object,))?;
@@ -74,7 +74,7 @@ enum Lock {
 #[pyclass(module = "bunshin._native", frozen, subclass)]
 pub(crate) struct SynchronizedBase {
     place: Option<Py<Place>>,
-    object: PyOnceLock<Py<PyAny>>,
+    object: Once<Py<PyAny>>,
     lock: Lock,
 }
 
@@ -85,7 +85,7 @@ impl SynchronizedBase {
         lock: Option<Bound<'_, PyAny>>,
         ctx: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let module = || py.import(pyo3::intern!(py, "bunshin.sharedctypes"));
+        let module = || py.import(crate::once::intern!(py, "bunshin.sharedctypes"));
         let lock = match lock.filter(|lock| !lock.is_none()) {
             Some(lock) => lock,
             None => module()?.call_method1("_new_lock", (ctx,))?,
@@ -106,19 +106,18 @@ impl SynchronizedBase {
         };
         let whole = Self {
             place,
-            object: PyOnceLock::new(),
+            object: Once::new(),
             lock,
         };
         if let Some(kept) = kept {
-            // It is empty, as it was just made.
-            let _ = whole.object.set(py, kept);
+            whole.object.get_or_make(|| Ok(kept))?;
         }
         Ok(whole)
     }
 
     /// The ctypes object.
     fn object<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyAny>> {
-        let object = self.object.get_or_try_init(py, || match &self.place {
+        let object = self.object.get_or_make(|| match &self.place {
             Some(place) => place.get().make.call0(py),
             None => Err(PyAssertionError::new_err("there is no object")),
         })?;
@@ -143,9 +142,9 @@ impl SynchronizedBase {
                 Ok(result)
             }
             Lock::Other(lock) => {
-                lock.call_method0(py, pyo3::intern!(py, "acquire"))?;
+                lock.call_method0(py, crate::once::intern!(py, "acquire"))?;
                 let result = work();
-                lock.call_method0(py, pyo3::intern!(py, "release"))?;
+                lock.call_method0(py, crate::once::intern!(py, "release"))?;
                 Ok(result)
             }
         }
@@ -167,9 +166,9 @@ impl SynchronizedBase {
                 result
             }
             Lock::Other(lock) => {
-                lock.call_method0(py, pyo3::intern!(py, "acquire"))?;
+                lock.call_method0(py, crate::once::intern!(py, "acquire"))?;
                 let result = work(object);
-                lock.call_method0(py, pyo3::intern!(py, "release"))?;
+                lock.call_method0(py, crate::once::intern!(py, "release"))?;
                 result
             }
         }
@@ -308,18 +307,20 @@ impl SynchronizedBase {
     /// Takes the lock, as its own `acquire` does.
     #[getter]
     fn acquire<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.lock_object(py).getattr(pyo3::intern!(py, "acquire"))
+        self.lock_object(py)
+            .getattr(crate::once::intern!(py, "acquire"))
     }
 
     /// Gives the lock back, as its own `release` does.
     #[getter]
     fn release<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.lock_object(py).getattr(pyo3::intern!(py, "release"))
+        self.lock_object(py)
+            .getattr(crate::once::intern!(py, "release"))
     }
 
     fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.lock_object(py)
-            .call_method0(pyo3::intern!(py, "__enter__"))
+            .call_method0(crate::once::intern!(py, "__enter__"))
     }
 
     #[pyo3(signature = (*exception))]
@@ -329,7 +330,7 @@ impl SynchronizedBase {
         exception: &Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
         self.lock_object(py)
-            .call_method1(pyo3::intern!(py, "__exit__"), exception.clone())
+            .call_method1(crate::once::intern!(py, "__exit__"), exception.clone())
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
@@ -372,7 +373,9 @@ impl SynchronizedValue {
         let whole = slf.as_super().get();
         match whole.place() {
             Some(place) => whole.load(py, place, 0),
-            None => whole.locked_object(py, |object| object.getattr(pyo3::intern!(py, "value"))),
+            None => whole.locked_object(py, |object| {
+                object.getattr(crate::once::intern!(py, "value"))
+            }),
         }
     }
 
@@ -386,7 +389,7 @@ impl SynchronizedValue {
         }
         let py = slf.py();
         whole.locked_object(py, |object| {
-            object.setattr(pyo3::intern!(py, "value"), value)
+            object.setattr(crate::once::intern!(py, "value"), value)
         })
     }
 }
@@ -423,7 +426,9 @@ impl SynchronizedItems {
                 let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
                 Ok(PyBytes::new(py, text).into_any())
             }
-            None => whole.locked_object(py, |object| object.getattr(pyo3::intern!(py, "value"))),
+            None => whole.locked_object(py, |object| {
+                object.getattr(crate::once::intern!(py, "value"))
+            }),
         }
     }
 
@@ -439,7 +444,7 @@ impl SynchronizedItems {
             return whole.write(py, place, 0, &bytes);
         }
         whole.locked_object(py, |object| {
-            object.setattr(pyo3::intern!(py, "value"), value)
+            object.setattr(crate::once::intern!(py, "value"), value)
         })
     }
 
@@ -451,7 +456,9 @@ impl SynchronizedItems {
                 let bytes = whole.read(py, place, 0, place.row.len())?;
                 Ok(PyBytes::new(py, &bytes).into_any())
             }
-            None => whole.locked_object(py, |object| object.getattr(pyo3::intern!(py, "raw"))),
+            None => {
+                whole.locked_object(py, |object| object.getattr(crate::once::intern!(py, "raw")))
+            }
         }
     }
 
@@ -462,7 +469,9 @@ impl SynchronizedItems {
         if let Some((place, text)) = text.filter(|(place, text)| fits(place, text)) {
             return whole.write(py, place, 0, text.as_bytes());
         }
-        whole.locked_object(py, |object| object.setattr(pyo3::intern!(py, "raw"), value))
+        whole.locked_object(py, |object| {
+            object.setattr(crate::once::intern!(py, "raw"), value)
+        })
     }
 
     fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {

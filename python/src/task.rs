@@ -12,12 +12,12 @@ use bunshin::Buffer;
 use bunshin::front::BufferRef;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::once::Once;
 use crate::payload::{self, Payload};
 
 /// How the arguments of a task are given.
@@ -233,9 +233,9 @@ const UNFLUSHED: Duration = Duration::from_millis(1);
 
 /// What is Python's part of a worker.
 pub(crate) fn worker(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
-    static WORKER: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    static WORKER: Once<Py<PyModule>> = Once::new();
     let import = || py.import("bunshin._worker").map(Bound::unbind);
-    Ok(WORKER.get_or_try_init(py, import)?.bind(py))
+    Ok(WORKER.get_or_make(import)?.bind(py))
 }
 
 /// What a worker runs for each task.
@@ -266,7 +266,7 @@ pub(crate) fn idle() {
 
 fn flush(py: Python<'_>) {
     if let Ok(worker) = worker(py) {
-        if let Err(error) = worker.call_method0(pyo3::intern!(py, "flush")) {
+        if let Err(error) = worker.call_method0(crate::once::intern!(py, "flush")) {
             error.write_unraisable(py, None);
         }
     }
@@ -278,12 +278,13 @@ fn run(py: Python<'_>, task: Task) -> PyResult<Outcome> {
     let (is_good, value) = match call(py, task, &mut by_value) {
         Ok(value) => (true, value),
         Err(Failed::Unread(error)) => {
-            let done = worker(py)?.call_method1(pyo3::intern!(py, "unread"), (error.value(py),))?;
+            let done =
+                worker(py)?.call_method1(crate::once::intern!(py, "unread"), (error.value(py),))?;
             (false, done)
         }
         Err(Failed::Raised(error)) => {
             let done = worker(py)?.call_method1(
-                pyo3::intern!(py, "failed"),
+                crate::once::intern!(py, "failed"),
                 (error.into_value(py), by_value),
             )?;
             (false, done)
@@ -334,11 +335,11 @@ fn call<'py>(
         Shape::One => function.call1((arguments,))?,
         Shape::Tuple => match arguments.cast_exact::<PyTuple>() {
             Ok(arguments) => function.call1(arguments)?,
-            Err(_) => loops(pyo3::intern!(py, "unpack"))?,
+            Err(_) => loops(crate::once::intern!(py, "unpack"))?,
         },
-        Shape::Apply => loops(pyo3::intern!(py, "apply"))?,
-        Shape::Map => loops(pyo3::intern!(py, "map_chunk"))?,
-        Shape::Starmap => loops(pyo3::intern!(py, "starmap_chunk"))?,
+        Shape::Apply => loops(crate::once::intern!(py, "apply"))?,
+        Shape::Map => loops(crate::once::intern!(py, "map_chunk"))?,
+        Shape::Starmap => loops(crate::once::intern!(py, "starmap_chunk"))?,
     })
 }
 
@@ -367,7 +368,7 @@ fn known<'py>(
     let is_by_value = pickle.windows(BY_VALUE.len()).any(|part| part == BY_VALUE);
     let function = unpickled(py, pickle)?;
     let is_kept = worker(py)?
-        .call_method1(pyo3::intern!(py, "has_no_state"), (&function,))?
+        .call_method1(crate::once::intern!(py, "has_no_state"), (&function,))?
         .is_truthy()?;
     *by_value = is_by_value;
     let before = KNOWN.replace(Some(Known {

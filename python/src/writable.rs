@@ -25,7 +25,7 @@ const READONLY_BUFFER: u8 = 0x98;
 pub(crate) fn is_of_bytes(view: &Bound<'_, PyAny>) -> PyResult<bool> {
     let mut lender = view.clone();
     while lender.is_instance_of::<PyMemoryView>() {
-        lender = lender.getattr(pyo3::intern!(view.py(), "obj"))?;
+        lender = lender.getattr(crate::once::intern!(view.py(), "obj"))?;
     }
     Ok(lender.is_instance_of::<PyBytes>())
 }

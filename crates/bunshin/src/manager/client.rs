@@ -14,7 +14,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -24,12 +24,12 @@ use super::message::{
     FIELD, FOREVER, Hello, Op, REPLY, REQUEST, ReplyHead, Request, Status, field_head, kind_of,
 };
 use super::referent::Referent;
-use super::registry::lock;
 use super::remote::{Far, Route};
 use super::wire::Wire;
 use crate::codec::attachments::{Incoming, Outgoing};
 use crate::codec::serde::{decode, encode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::mutex::ForkMutex;
 use crate::sys::{image, socket, thread};
 use crate::transport::Patience;
 use crate::transport::channel::Failure;
@@ -41,7 +41,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const IDLE_MAX: usize = 16;
 
 /// The servers that this process knows.
-static CLIENTS: LazyLock<Mutex<HashMap<u64, Weak<Client>>>> = LazyLock::new(Mutex::default);
+static CLIENTS: LazyLock<ForkMutex<HashMap<u64, Weak<Client>>>> =
+    LazyLock::new(|| ForkMutex::new(HashMap::new()));
 
 /// A number that no other server has.
 pub(super) fn new_number() -> u64 {
@@ -57,13 +58,13 @@ pub(super) struct Client {
     pub(super) id: u64,
     pub(super) generation: u32,
     reach: Reach,
-    idle: ManuallyDrop<Mutex<Vec<Connection>>>,
+    idle: ManuallyDrop<ForkMutex<Vec<Connection>>>,
     /// Connections to threads that serve objects of the program's own.
-    direct: ManuallyDrop<Mutex<Vec<Connection>>>,
+    direct: ManuallyDrop<ForkMutex<Vec<Connection>>>,
     /// Connections whose caller gave up; what they are for is undone when it comes.
-    late: ManuallyDrop<Mutex<Vec<(Connection, u64)>>>,
+    late: ManuallyDrop<ForkMutex<Vec<(Connection, u64)>>>,
     /// Objects to let go of, for which there was no room at the time.
-    unreleased: Mutex<Vec<u64>>,
+    unreleased: ForkMutex<Vec<u64>>,
     /// Whether there is anything in the two lists above.
     is_behind: AtomicBool,
     pub(super) leases: AtomicU64,
@@ -89,7 +90,7 @@ struct Connection {
 impl Client {
     /// This process as a client of the server with that number, which `door` leads to.
     pub(super) fn at(id: u64, door: impl FnOnce() -> Result<OwnedFd>) -> Result<Arc<Self>> {
-        let mut clients = lock(&CLIENTS);
+        let mut clients = CLIENTS.lock();
         let known = clients.get(&id).and_then(Weak::upgrade);
         if let Some(client) = known {
             if client.generation == thread::generation() {
@@ -116,7 +117,7 @@ impl Client {
     pub(super) fn far(id: Option<u64>, route: Route) -> Result<Arc<Self>> {
         let id = id.unwrap_or_else(new_number);
         let known = || {
-            let clients = lock(&CLIENTS);
+            let clients = CLIENTS.lock();
             let client = clients.get(&id).and_then(Weak::upgrade);
             client.filter(|client| client.generation == thread::generation())
         };
@@ -131,7 +132,7 @@ impl Client {
         if let Some(earlier) = known() {
             return Ok(earlier);
         }
-        let mut clients = lock(&CLIENTS);
+        let mut clients = CLIENTS.lock();
         clients.retain(|_, client| client.strong_count() > 0);
         clients.insert(id, Arc::downgrade(&client));
         Ok(client)
@@ -142,10 +143,10 @@ impl Client {
             id,
             generation: thread::generation(),
             reach,
-            idle: ManuallyDrop::default(),
-            direct: ManuallyDrop::default(),
-            late: ManuallyDrop::default(),
-            unreleased: Mutex::default(),
+            idle: ManuallyDrop::new(ForkMutex::new(Vec::new())),
+            direct: ManuallyDrop::new(ForkMutex::new(Vec::new())),
+            late: ManuallyDrop::new(ForkMutex::new(Vec::new())),
+            unreleased: ForkMutex::new(Vec::new()),
             is_behind: AtomicBool::new(false),
             leases: AtomicU64::new(0),
         })
@@ -207,7 +208,7 @@ impl Client {
         })
     }
 
-    fn pool(&self, is_direct: bool) -> &Mutex<Vec<Connection>> {
+    fn pool(&self, is_direct: bool) -> &ForkMutex<Vec<Connection>> {
         if is_direct { &self.direct } else { &self.idle }
     }
 
@@ -255,7 +256,7 @@ impl Client {
     /// A connection that waits for its next use.
     #[inline]
     fn take(&self, is_direct: bool) -> Option<Connection> {
-        let mut pool = lock(self.pool(is_direct));
+        let mut pool = self.pool(is_direct).lock();
         let connection = pool.pop()?;
         let Some(used) = connection.used else {
             return Some(connection);
@@ -273,7 +274,7 @@ impl Client {
         if connection.used.is_some() {
             connection.used = Some(Instant::now());
         }
-        let mut pool = lock(self.pool(is_direct));
+        let mut pool = self.pool(is_direct).lock();
         if pool.len() < IDLE_MAX {
             pool.push(connection);
         }
@@ -282,13 +283,13 @@ impl Client {
     /// Lets go of an object, without waiting for an answer.
     pub(super) fn release(self: &Arc<Self>, object: u64) {
         // A server that is stopped is waited for once, not for every proxy.
-        let patience = if lock(&self.unreleased).is_empty() {
+        let patience = if self.unreleased.lock().is_empty() {
             Patience::within(GRACE)
         } else {
             Patience::Never
         };
         if !self.let_go(object, patience) {
-            lock(&self.unreleased).push(object);
+            self.unreleased.lock().push(object);
             self.is_behind.store(true, Ordering::Relaxed);
         }
     }
@@ -325,14 +326,16 @@ impl Client {
             return;
         }
         self.is_behind.store(false, Ordering::Relaxed);
-        let unreleased = std::mem::take(&mut *lock(&self.unreleased));
+        let unreleased = std::mem::take(&mut *self.unreleased.lock());
         let is_done = |object: &&u64| self.let_go(**object, Patience::Never);
         let done = unreleased.iter().take_while(is_done).count();
         if done < unreleased.len() {
-            lock(&self.unreleased).extend_from_slice(&unreleased[done..]);
+            self.unreleased
+                .lock()
+                .extend_from_slice(&unreleased[done..]);
             self.is_behind.store(true, Ordering::Relaxed);
         }
-        let mut late = lock(&self.late);
+        let mut late = self.late.lock();
         let has_answer = |(connection, _): &(Connection, u64)| connection.wire.has_message();
         let (ready, rest): (Vec<_>, Vec<_>) = late.drain(..).partition(has_answer);
         if !rest.is_empty() {
@@ -374,9 +377,9 @@ impl Drop for Client {
         // In a forked child, the connections are the parent's, and their descriptors have been
         // closed or are shared with it.
         if self.generation == thread::generation() {
-            drop(std::mem::take(&mut *lock(&self.idle)));
-            drop(std::mem::take(&mut *lock(&self.direct)));
-            drop(std::mem::take(&mut *lock(&self.late)));
+            drop(std::mem::take(&mut *self.idle.lock()));
+            drop(std::mem::take(&mut *self.direct.lock()));
+            drop(std::mem::take(&mut *self.late.lock()));
             if let Reach::Far(far) = &mut self.reach {
                 drop(far.take());
             }
@@ -585,7 +588,7 @@ impl Ask {
                 if let (Failure::NotYet, Some(connection), false) =
                     (&failure, connection, self.is_direct)
                 {
-                    lock(&self.client.late).push((connection, self.object));
+                    self.client.late.lock().push((connection, self.object));
                     self.client.is_behind.store(true, Ordering::Relaxed);
                 }
                 Err(failed(failure))

@@ -4,17 +4,17 @@
 //! for: a door, or a connection over the network. As long as the message lies somewhere, the
 //! kernel keeps it open, and when the message is lost its end is seen.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
 use super::client::{Ask, Client};
 use super::message::Op;
-use super::registry::lock;
 use super::remote::{self, RouteForm};
 use crate::codec::attachments::{Incoming, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::mutex::ForkMutex;
 use crate::sys::{socket, thread};
 
 /// What a proxy holds: a reference to an object, which ends with it.
@@ -22,7 +22,7 @@ pub(super) struct Referent {
     client: Arc<Client>,
     object: u64,
     /// The same in a forked child, which is a client of its own.
-    adopted: Mutex<Option<(u32, Arc<Referent>)>>,
+    adopted: ForkMutex<Option<(u32, Arc<Referent>)>>,
 }
 
 impl Referent {
@@ -31,7 +31,7 @@ impl Referent {
         Self {
             client: Arc::clone(client),
             object,
-            adopted: Mutex::new(None),
+            adopted: ForkMutex::new(None),
         }
     }
 
@@ -52,7 +52,7 @@ impl Referent {
 
     /// The same object, held by this forked child.
     fn in_this_process(&self) -> Result<Arc<Referent>> {
-        let mut adopted = lock(&self.adopted);
+        let mut adopted = self.adopted.lock();
         match &*adopted {
             Some((generation, own)) if *generation == thread::generation() => Ok(Arc::clone(own)),
             _ => {

@@ -1,8 +1,8 @@
 //! Who this process is, who started it, and whom it has started.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::handle::{Process, living_children};
 use super::start_method::StartMethod;
 use crate::error::{Error, Result};
+use crate::sys::mutex::ForkMutex;
 use crate::sys::process;
 use crate::sys::socket::{self, Interest};
 use crate::transport::Patience;
@@ -30,13 +31,13 @@ pub(crate) struct Identity {
 }
 
 /// The identity of this process, if it was started by this crate.
-static OWN: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
+static OWN: ForkMutex<Option<Arc<Identity>>> = ForkMutex::new(None);
 
 /// Numbers the children of this process.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 fn own() -> Option<Arc<Identity>> {
-    OWN.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    OWN.lock().clone()
 }
 
 impl Identity {
@@ -80,7 +81,7 @@ impl Identity {
     /// Makes it this process's own.
     pub(super) fn adopt(self) {
         STARTED.store(0, Ordering::Relaxed);
-        *OWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(self));
+        *OWN.lock() = Some(Arc::new(self));
     }
 }
 

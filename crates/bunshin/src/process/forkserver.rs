@@ -35,7 +35,6 @@
 use std::fmt;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::exit::ExitStatus;
@@ -48,6 +47,7 @@ use crate::codec::attachments::{Incoming, Outgoing};
 use crate::codec::outcome::{Call, Failure};
 use crate::codec::serde::decode;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::mutex::ForkMutex;
 use crate::sys::process::{self, Sig, Started};
 use crate::sys::server::{Cloner, Note};
 use crate::sys::socket::{self, Interest};
@@ -79,12 +79,13 @@ struct Server {
 }
 
 /// The server of this process, and what each is to preload.
+#[derive(Default)]
 struct Current {
     server: Option<Server>,
     preload: Option<u64>,
 }
 
-static CURRENT: Mutex<Current> = Mutex::new(Current {
+static CURRENT: ForkMutex<Current> = ForkMutex::new(Current {
     server: None,
     preload: None,
 });
@@ -170,7 +171,7 @@ where
     let entry = target::locate_entry(preload::<F>)?;
     // Not under the lock: other threads go on starting children meanwhile.
     let server = launch(Some(entry))?;
-    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut current = CURRENT.lock();
     current.preload = Some(entry);
     if let Some(before) = current.server.replace(server) {
         before.end();
@@ -201,7 +202,7 @@ pub(crate) struct Waiting {
 
 /// Gives a child of the server, the spare one if there is one.
 pub(crate) fn take() -> Result<Waiting> {
-    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut current = CURRENT.lock();
     let mut why = Error::new(ErrorKind::Os, "the forkserver's children end at once");
     // The server may have been killed since the last start, or while it started, and so may
     // the spare: some tries, each with a new one.
@@ -239,7 +240,7 @@ pub(crate) fn take() -> Result<Waiting> {
 
 /// Orders the next child, if that takes no waiting. If it fails, the next start sees to it.
 pub(crate) fn order_next() {
-    let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut current = CURRENT.lock();
     if let Some(server) = &mut current.server {
         if server.generation == thread::generation() && server.ordered.is_none() {
             let _ = server.order();

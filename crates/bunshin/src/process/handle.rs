@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+use std::sync::{Arc, Once, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -21,6 +21,7 @@ use crate::codec::outcome::Failure;
 use crate::codec::serde::decode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::tracker;
+use crate::sys::mutex::ForkMutex;
 use crate::sys::process::{self, Sig, Started};
 use crate::sys::socket::{self, Interest};
 use crate::sys::thread;
@@ -42,13 +43,13 @@ pub(crate) struct Child {
     /// Counts the handles of this process, in the order of the starts.
     number: u64,
     /// How it ended, once that has been collected.
-    status: Mutex<Option<ExitStatus>>,
+    status: ForkMutex<Option<ExitStatus>>,
     /// Bytes of memory that it had at its peak; 0 until that has been collected.
     peak_memory: AtomicU64,
 }
 
 /// The children that somebody has a handle on.
-static CHILDREN: Mutex<Vec<Weak<Child>>> = Mutex::new(Vec::new());
+static CHILDREN: ForkMutex<Vec<Weak<Child>>> = ForkMutex::new(Vec::new());
 static REGISTERED: AtomicU64 = AtomicU64::new(0);
 
 impl Child {
@@ -60,10 +61,10 @@ impl Child {
             daemon,
             generation: thread::generation(),
             number: REGISTERED.fetch_add(1, Ordering::Relaxed),
-            status: Mutex::new(None),
+            status: ForkMutex::new(None),
             peak_memory: AtomicU64::new(0),
         });
-        let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut children = CHILDREN.lock();
         // Only looked at here: upgrading could make this the last owner, whose drop needs
         // more than this lock.
         children.retain(|known| known.strong_count() > 0);
@@ -101,7 +102,7 @@ impl Child {
             let waited = ENDS.poll(&pidfd, patience, &mut Vec::new());
             waited.map_err(|error| Error::os(self.what("join"), error))?;
         }
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut status = self.status.lock();
         if status.is_none() {
             let ended = process::wait(self.pidfd(), false)
                 .map_err(|error| Error::os(self.what("join"), error))?;
@@ -115,7 +116,7 @@ impl Child {
     }
 
     fn known_status(&self) -> Option<ExitStatus> {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.status.lock()
     }
 
     /// Bytes of memory that it had at its peak, if it has ended and the system says so.
@@ -145,7 +146,7 @@ impl Child {
 
 /// Children whose handle was dropped while they ran: they are collected at the next
 /// start, and waited for when this process ends.
-static DETACHED: Mutex<Vec<Detached>> = Mutex::new(Vec::new());
+static DETACHED: ForkMutex<Vec<Detached>> = ForkMutex::new(Vec::new());
 
 pub(super) struct Detached {
     name: String,
@@ -197,14 +198,14 @@ impl Drop for Child {
 
 /// Has a child that is about to end collected with the detached ones.
 pub(super) fn collect_later(child: Detached) {
-    let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut detached = DETACHED.lock();
     detached.push(child);
 }
 
 /// Collects detached children that have ended.
 pub(crate) fn collect_detached() {
     tracker::tend();
-    let mut detached = DETACHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut detached = DETACHED.lock();
     detached.retain(|child| {
         // A forked child has no say in its parent's children.
         child.generation == thread::generation()
@@ -217,13 +218,13 @@ pub(super) fn living_children() -> Vec<Arc<Child>> {
     collect_detached();
     let generation = thread::generation();
     // Those that nobody had a handle on have one again, until it is dropped.
-    let detached = std::mem::take(&mut *DETACHED.lock().unwrap_or_else(PoisonError::into_inner));
+    let detached = std::mem::take(&mut *DETACHED.lock());
     let revived: Vec<_> = detached
         .into_iter()
         .map(|child| Child::register(child.name, child.started, false))
         .collect();
     let known: Vec<_> = {
-        let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        let children = CHILDREN.lock();
         children.iter().filter_map(Weak::upgrade).collect()
     };
     // Not under the lock: a handle that is dropped here may be the last one.
@@ -240,7 +241,7 @@ pub(super) fn living_children() -> Vec<Arc<Child>> {
 /// Waits for detached children.
 pub(super) fn join_detached() {
     collect_detached();
-    let rest = std::mem::take(&mut *DETACHED.lock().unwrap_or_else(PoisonError::into_inner));
+    let rest = std::mem::take(&mut *DETACHED.lock());
     for child in rest {
         let _ = process::wait(child.started.pidfd.as_fd(), true);
     }

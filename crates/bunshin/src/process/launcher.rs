@@ -5,15 +5,15 @@
 //! the main thread, or else one that is kept for the purpose.
 
 use std::sync::mpsc;
-use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::mutex::ForkMutex;
 use crate::sys::thread;
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The thread's queue, and the process it belongs to.
-static LAUNCHER: Mutex<Option<(u32, mpsc::Sender<Job>)>> = Mutex::new(None);
+static LAUNCHER: ForkMutex<Option<(u32, mpsc::Sender<Job>)>> = ForkMutex::new(None);
 
 /// Runs `job` in a thread that lives as long as this process.
 pub(crate) fn run<T: Send + 'static>(
@@ -36,7 +36,7 @@ fn ended() -> Error {
 }
 
 fn queue() -> Result<mpsc::Sender<Job>> {
-    let mut launcher = LAUNCHER.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut launcher = LAUNCHER.lock();
     match &*launcher {
         Some((generation, queue)) if *generation == thread::generation() => Ok(queue.clone()),
         _ => {

@@ -5,9 +5,9 @@
 //! were killed by the system. A kill by somebody else is taken for one only where the system has
 //! killed another process, of the same control group, since the last look.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::sys::mutex::ForkMutex;
 use crate::sys::{oom, thread};
 
 /// How long after the system has killed a process its end may come: it gives large memory back
@@ -26,7 +26,7 @@ struct Looked {
     until: Instant,
 }
 
-static LOOKED: Mutex<Option<Looked>> = Mutex::new(None);
+static LOOKED: ForkMutex<Option<Looked>> = ForkMutex::new(None);
 
 /// To be called before a child is started. Costs nothing but the first time, or if `anew`.
 pub(crate) fn look(anew: bool) {
@@ -34,12 +34,12 @@ pub(crate) fn look(anew: bool) {
     let has_looked = |looked: &Option<Looked>| {
         looked.is_some_and(|looked: Looked| looked.generation == generation)
     };
-    if !anew && has_looked(&LOOKED.lock().unwrap_or_else(PoisonError::into_inner)) {
+    if !anew && has_looked(&LOOKED.lock()) {
         return;
     }
     // Not under the lock, which a fork could copy meanwhile.
     let kills = oom::kills();
-    let mut looked = LOOKED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut looked = LOOKED.lock();
     match &mut *looked {
         Some(looked) if looked.generation == generation => {
             looked.blame(kills, Instant::now(), 0);
@@ -59,7 +59,7 @@ pub(crate) fn look(anew: bool) {
 /// killed for lack of memory.
 pub(crate) fn blame(killed: usize) -> usize {
     let kills = oom::kills();
-    let mut looked = LOOKED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut looked = LOOKED.lock();
     match &mut *looked {
         Some(looked) if looked.generation == thread::generation() => {
             looked.blame(kills, Instant::now(), killed)

@@ -3,14 +3,15 @@
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::layout::{CELL_DATA, CELL_LOCK, Kind};
 use super::lock::{RawLock, Refused, Taken};
 use super::segment::Segment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::mutex::ForkMutex;
 
 /// A lock and bytes, shared between processes.
 #[derive(Clone, Debug)]
@@ -20,7 +21,7 @@ pub(crate) struct SharedCell {
 
 /// Memory whose lock a thread of this process held when the last value that knew the memory was
 /// dropped: the thread's list of robust locks may lead there.
-static PARKED: Mutex<Vec<Segment>> = Mutex::new(Vec::new());
+static PARKED: ForkMutex<Vec<Segment>> = ForkMutex::new(Vec::new());
 /// Whether there is any.
 static IS_PARKED: AtomicBool = AtomicBool::new(false);
 
@@ -28,7 +29,7 @@ static IS_PARKED: AtomicBool = AtomicBool::new(false);
 #[cold]
 fn clear_parked() {
     // A copy of this process may have inherited the lock, and not who holds it.
-    if let Ok(mut parked) = PARKED.try_lock() {
+    if let Some(mut parked) = PARKED.try_lock() {
         parked.retain(|segment| segment.at::<RawLock>(CELL_LOCK).is_held_here());
         IS_PARKED.store(!parked.is_empty(), Ordering::Relaxed);
     }
@@ -123,7 +124,7 @@ impl Drop for SharedCell {
             // to memory that is gone. Or the lock is held through another view of the same
             // memory, as of a copy that came in a message; which of the two cannot be seen.
             if segment.at::<RawLock>(CELL_LOCK).is_held_here() {
-                let mut parked = PARKED.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut parked = PARKED.lock();
                 parked.push(segment);
                 IS_PARKED.store(true, Ordering::Relaxed);
                 return;

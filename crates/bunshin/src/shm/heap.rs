@@ -23,7 +23,7 @@
 //! limit, as fresh pages cost more than the copy into them.
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, Unused};
 use super::layout::{HEAP_BLOCKS, HEAP_TABLE};
@@ -32,6 +32,7 @@ use super::segment::{Segment, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::leases;
 use crate::sys::memory::{self, Mapping, PAGE};
+use crate::sys::mutex::ForkMutex;
 use crate::sys::thread;
 
 const MAKING: u64 = 1 << 62;
@@ -121,9 +122,9 @@ pub(crate) struct Heap {
     member: u32,
     /// Blocks that this view holds.
     held: AtomicUsize,
-    maps: Mutex<Vec<Option<Mapped>>>,
+    maps: ForkMutex<Vec<Option<Mapped>>>,
     /// Blocks that were let go here while copies of this process may have had them, too.
-    with_copies: Mutex<Vec<WithCopies>>,
+    with_copies: ForkMutex<Vec<WithCopies>>,
     /// How many these are.
     waiting: AtomicUsize,
     /// Entries of the table that are known to be there.
@@ -174,8 +175,8 @@ impl Heap {
             table,
             member,
             held: AtomicUsize::new(0),
-            maps: Mutex::default(),
-            with_copies: Mutex::default(),
+            maps: ForkMutex::new(Vec::new()),
+            with_copies: ForkMutex::new(Vec::new()),
             waiting: AtomicUsize::new(0),
             known: AtomicUsize::new(known.min(HEAP_BLOCKS)),
         })
@@ -389,7 +390,7 @@ impl Heap {
             entry.offset.load(Ordering::Relaxed),
             entry.capacity.load(Ordering::Relaxed),
         );
-        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut maps = self.maps.lock();
         if let Some(Some(mapped)) = maps.get(index) {
             if mapped.offset == offset && mapped.capacity == capacity && len as u64 <= capacity {
                 return Ok(Arc::clone(&mapped.map));
@@ -461,7 +462,7 @@ impl Heap {
             return;
         }
         // Somebody else is at it.
-        let Ok(mut waiting) = self.with_copies.try_lock() else {
+        let Some(mut waiting) = self.with_copies.try_lock() else {
             return;
         };
         // Only now: a copy that was made before one of these was let go must not be missed.
@@ -769,8 +770,7 @@ impl Drop for Block {
                 generation: self.generation,
                 copies: (self.copies, thread::copies()),
             };
-            let waiting = heap.with_copies.lock();
-            let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = heap.with_copies.lock();
             waiting.push(block);
             heap.waiting.store(waiting.len(), Ordering::Relaxed);
         } else {

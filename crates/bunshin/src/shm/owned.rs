@@ -27,7 +27,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -37,6 +37,7 @@ use super::lock::Taken;
 use super::segment::{Segment, Shared};
 use super::system;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::mutex::ForkMutex;
 
 /// How long an owner is taken to live after it was seen alive.
 const TRUST: Duration = Duration::from_millis(400);
@@ -59,9 +60,9 @@ const _: () = assert!(size_of::<Place>() == 16);
 unsafe impl Shared for Place {}
 
 /// The segment that this process makes its next lock in.
-static CURRENT: Mutex<Option<Arc<Segment>>> = Mutex::new(None);
+static CURRENT: ForkMutex<Option<Arc<Segment>>> = ForkMutex::new(None);
 /// Segments that locks came from, by the system's numbers for them.
-static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+static KNOWN: ForkMutex<Option<Known>> = ForkMutex::new(None);
 
 type Known = HashMap<(u64, u64), Weak<Segment>>;
 
@@ -80,7 +81,7 @@ impl OwnedLock {
             let segment = Segment::create(Kind::Locks, LOCKS_LEN)?;
             return Ok(Self { segment, index: 0 });
         }
-        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = CURRENT.lock();
         loop {
             let segment = match &*current {
                 Some(segment) => segment,
@@ -113,10 +114,7 @@ impl OwnedLock {
         let attach = |fd| Segment::attach(fd, Kind::Locks, LOCKS_LEN);
         let number = crate::sys::memory::number(fd.as_fd())
             .map_err(|error| Error::os("attach to a lock", error))?;
-        // If it is taken, it may be so for ever: by a thread that this process is a copy without.
-        let Ok(mut known) = KNOWN.try_lock() else {
-            return attach(fd);
-        };
+        let mut known = KNOWN.lock();
         let known = known.get_or_insert_default();
         if let Some(segment) = known.get(&number).and_then(Weak::upgrade) {
             return Ok(segment);

@@ -20,10 +20,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::sys::mutex::ForkMutex;
 use crate::sys::named::{self, Identity};
 use crate::sys::process::{self, Sig, Started};
 use crate::sys::socket::{self, Interest};
@@ -118,7 +118,7 @@ const UNSAID: usize = 2048;
 /// Fewer names that are left than this are not looked at.
 const LOOKED_AT_FROM: usize = 64;
 
-static TRACKER: Mutex<Option<Tracker>> = Mutex::new(None);
+static TRACKER: ForkMutex<Option<Tracker>> = ForkMutex::new(None);
 
 /// Has the name removed when this process ends. To be called before the name exists.
 pub(crate) fn watch(name: &str, identity: Identity) -> Result<()> {
@@ -199,14 +199,14 @@ pub(crate) fn bequeath(heir: u32) -> Result<bool> {
 
 /// Whether this process has made a name that it has not removed.
 pub(crate) fn is_watching() -> bool {
-    let slot = TRACKER.lock().unwrap_or_else(PoisonError::into_inner);
+    let slot = TRACKER.lock();
     slot.as_ref().is_some_and(|tracker| {
         tracker.generation == thread::generation() && !tracker.names.is_empty()
     })
 }
 
 fn with<R>(work: impl FnOnce(&mut Tracker) -> R) -> R {
-    let mut slot = TRACKER.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut slot = TRACKER.lock();
     let generation = thread::generation();
     // The names that a forked child has inherited are its parent's, as is the helper.
     if slot
@@ -248,8 +248,8 @@ fn send(socket: &OwnedFd, mut message: &[u8]) -> bool {
 ///
 /// To be called now and then: nobody waits for its end.
 pub(crate) fn tend() {
-    // Whoever has the lock tends as well. A forked child may have inherited it locked.
-    let Ok(mut slot) = TRACKER.try_lock() else {
+    // Whoever has the lock tends as well.
+    let Some(mut slot) = TRACKER.try_lock() else {
         return;
     };
     if let Some(tracker) = slot.as_mut() {

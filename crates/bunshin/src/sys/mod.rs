@@ -22,6 +22,7 @@
 //! | `words` | bytes that a process leaves behind, whatever ends it |
 //! | `awake` | nothing of the system: whether to wait a little before sleeping |
 //! | `interrupt` | nothing of the system: whether a signal is to end a wait |
+//! | `mutex` | nothing of the system: a lock that a forked copy can take whoever held it |
 //! | `image` | the hook before `main`, and code addresses relative to this program |
 
 #![allow(unsafe_code)]

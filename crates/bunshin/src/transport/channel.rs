@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::Patience;
 use super::heirs::{self, Look, Watched};
@@ -17,6 +17,7 @@ use crate::shm::holders::Holder;
 use crate::shm::lock::{Refused, Taken};
 use crate::shm::ring::{End, Ring};
 use crate::sys::awake::{self, Awake};
+use crate::sys::mutex::ForkMutex;
 use crate::sys::socket::Interest;
 use crate::sys::{process, socket, thread};
 
@@ -76,7 +77,7 @@ impl Pair {
 }
 
 /// All ends in this process, by their sockets.
-static OPEN: Mutex<BTreeMap<RawFd, Entry>> = Mutex::new(BTreeMap::new());
+static OPEN: ForkMutex<BTreeMap<RawFd, Entry>> = ForkMutex::new(BTreeMap::new());
 
 /// What is known of an end beside the value that has it.
 pub(super) struct Entry {
@@ -128,7 +129,7 @@ impl Entry {
 }
 
 pub(super) fn open_ends() -> MutexGuard<'static, BTreeMap<RawFd, Entry>> {
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+    OPEN.lock()
 }
 
 /// The generation whose ends were counted for it before it was made.

@@ -4,7 +4,7 @@ pub(crate) mod channel;
 pub(crate) mod frame;
 pub(crate) mod heirs;
 pub(crate) mod link;
-mod mutex;
+
 mod polled;
 pub(crate) mod prefixed;
 pub(crate) mod receiver;

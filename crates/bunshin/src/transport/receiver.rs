@@ -8,7 +8,6 @@ use super::Patience;
 use super::channel::{BELL, Failure, HANDLES, SPIN_START, Side, Woken};
 use super::frame::{self, Header};
 use super::heirs::Watched;
-use super::mutex::ForkMutex;
 use super::polled::Polled;
 use crate::codec::attachments::{Beside, Incoming};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +15,7 @@ use crate::shm::heap::{Block, Descriptor};
 use crate::shm::layout::RING;
 use crate::shm::lock::Taken;
 use crate::shm::ring::{End, Known};
+use crate::sys::mutex::ForkMutex;
 use crate::sys::socket;
 use crate::sys::thread;
 

@@ -6,12 +6,12 @@ use super::Patience;
 use super::channel::{Failure, HANDLES, SPIN_START, Side, Woken};
 use super::frame::{self, Header};
 use super::heirs::Watched;
-use super::mutex::ForkMutex;
 use crate::codec::attachments::{Beside, Outgoing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::heap::Descriptor;
 use crate::shm::lock::Taken;
 use crate::shm::ring::{End, Known};
+use crate::sys::mutex::ForkMutex;
 use crate::sys::socket::{self, Interest};
 use crate::sys::thread;
 

@@ -43,7 +43,7 @@ mod store;
 mod take;
 pub(crate) mod tasks;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use header::Header;
 use store::Store;
@@ -53,6 +53,7 @@ use super::layout::{Kind, QUEUE_CHUNK, QUEUE_FIXED, QUEUE_HEADER};
 use super::segment::Segment;
 use super::side::{Shut, Side};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::mutex::ForkMutex;
 
 /// Items up to this size lie in chunks.
 pub(crate) const INLINE_MAX: usize = 16 << 10;
@@ -134,8 +135,8 @@ impl OnTake for () {
 pub(crate) struct Queue {
     segment: Arc<Segment>,
     /// What each side has mapped; used by who is inside on its side.
-    produced: Mutex<Store>,
-    consumed: Mutex<Store>,
+    produced: ForkMutex<Store>,
+    consumed: ForkMutex<Store>,
 }
 
 impl Queue {
@@ -164,8 +165,8 @@ impl Queue {
     fn new(segment: Arc<Segment>) -> Self {
         Self {
             segment,
-            produced: Mutex::new(Store::new()),
-            consumed: Mutex::new(Store::new()),
+            produced: ForkMutex::new(Store::default()),
+            consumed: ForkMutex::new(Store::default()),
         }
     }
 

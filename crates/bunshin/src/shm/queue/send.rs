@@ -1,7 +1,5 @@
 //! Sending: what a producer does.
 
-use std::sync::PoisonError;
-
 use super::super::atomic::Ordering;
 use super::super::layout::QUEUE_CHUNK;
 use super::super::lock::Taken;
@@ -73,7 +71,7 @@ impl Queue {
 
     fn write(&self, parts: &[&[u8]], handles: usize, outside: &impl Outside) -> Result<()> {
         let header = self.header();
-        let mut store = self.produced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut store = self.produced.lock();
         let sent = header.sent.load(Ordering::Relaxed);
         let now = &header.sent_slots[parity(sent)];
         let mut position = now.position.load(Ordering::Relaxed);

@@ -12,19 +12,13 @@ use crate::sys::memory::{self, Mapping};
 const MAPPED: usize = 16;
 
 /// One side's mapped chunks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Store {
     /// Which chunk lies in each place, and where.
     mapped: [Option<(u64, Mapping)>; MAPPED],
 }
 
 impl Store {
-    pub(super) fn new() -> Self {
-        Self {
-            mapped: [const { None }; MAPPED],
-        }
-    }
-
     /// Copies bytes in. All of them lie in one chunk.
     #[inline]
     pub(super) fn put(&mut self, segment: &Segment, at: u64, bytes: &[u8]) -> Result<()> {

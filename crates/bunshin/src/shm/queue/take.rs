@@ -1,7 +1,5 @@
 //! Taking: what a consumer does.
 
-use std::sync::PoisonError;
-
 use super::super::atomic::Ordering;
 use super::super::layout::QUEUE_CHUNK;
 use super::super::lock::Taken;
@@ -93,7 +91,7 @@ impl Queue {
         on_take: &impl OnTake,
     ) -> Result<usize> {
         let header = self.header();
-        let mut store = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut store = self.consumed.lock();
         let mut word = |at: u64| {
             let mut bytes = [0; 8];
             store

@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod interrupt;
 pub(crate) mod leases;
 pub(crate) mod memory;
+pub(crate) mod mutex;
 pub(crate) mod named;
 pub(crate) mod network;
 pub(crate) mod oom;

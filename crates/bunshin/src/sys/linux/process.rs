@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
@@ -124,22 +124,24 @@ pub(crate) fn end_unused(pid: u32) {
 }
 
 /// What is started instead of this program again, where the program is an interpreter.
-static COMMAND: Mutex<Vec<CString>> = Mutex::new(Vec::new());
+///
+/// It is read by forked copies as well, whoever was reading it at the fork.
+static COMMAND: RwLock<Vec<CString>> = RwLock::new(Vec::new());
 
 /// Has children be started by that command.
 pub(crate) fn set_command(words: Vec<OsString>) -> io::Result<()> {
     let words = c_strings(words.into_iter().map(OsStringExt::into_vec))?;
-    *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    *COMMAND.write().unwrap_or_else(PoisonError::into_inner) = words;
     Ok(())
 }
 
 /// What [`start_apart`] starts in place of that.
-static APART: Mutex<Vec<CString>> = Mutex::new(Vec::new());
+static APART: RwLock<Vec<CString>> = RwLock::new(Vec::new());
 
 /// Has what lives apart from this process be started by that command.
 pub(crate) fn set_apart(words: Vec<OsString>) -> io::Result<()> {
     let words = c_strings(words.into_iter().map(OsStringExt::into_vec))?;
-    *APART.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    *APART.write().unwrap_or_else(PoisonError::into_inner) = words;
     Ok(())
 }
 
@@ -162,7 +164,7 @@ fn start(
     role: &str,
     inherited: BorrowedFd<'_>,
     flags: libc::c_short,
-    command: &Mutex<Vec<CString>>,
+    command: &RwLock<Vec<CString>>,
 ) -> io::Result<Started> {
     let variable = format!(
         "{START_VARIABLE}={role}:{}:{}",
@@ -170,7 +172,7 @@ fn start(
         std::process::id()
     );
     let mut arguments = command
-        .lock()
+        .read()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
     let program = arguments
