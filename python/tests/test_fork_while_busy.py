@@ -3,6 +3,8 @@
 What those threads hold at that moment, nobody in the copy gives back.
 """
 
+import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -115,6 +117,37 @@ def test_named_memory():
 def test_proxies():
     with context.Manager() as manager:
         is_done_while_forking(call, manager.dict())
+
+
+def test_pools():
+    # A copy has its parent's pool as well, and may neither wait for its results nor take any.
+    with context.Pool(2) as pool:
+
+        def work(pool):
+            assert pool.map(abs, range(50)) == list(range(50))
+            assert pool.apply(abs, (-1,)) == 1
+
+        def in_child(pool):
+            for iterator in iterators:
+                with pytest.raises(OSError, match="belongs to the parent"):
+                    list(iterator)
+            with pytest.raises(OSError, match="belongs to the parent"):
+                pool.map(abs, range(3))
+            with pytest.raises(OSError, match="belongs to the parent"):
+                pool.map_async(abs, range(3)).get(LIMIT)
+            with contextlib.suppress(OSError):
+                assert task.get(LIMIT) == 1
+            pool.terminate()
+            iterators.clear()
+            gc.collect()
+
+        iterators = [pool.imap(abs, range(2000)), pool.imap_unordered(abs, range(2000))]
+        next(iterators[0])
+        task = pool.apply_async(abs, (-1,))
+        is_done_while_forking(work, pool, in_child)
+        assert list(iterators[0]) == list(range(1, 2000))
+        assert sorted(iterators[1]) == list(range(2000))
+        assert task.get(LIMIT) == 1
 
 
 def test_executors():

@@ -474,7 +474,8 @@ impl Dispatcher {
 
     /// Whether tasks that are begun now will be done.
     pub(crate) fn is_running(&self) -> bool {
-        matches!(self.lock().state.phase(), Phase::Open | Phase::Closed)
+        // In a forked child, whoever waits for them is told.
+        !self.is_ours() || matches!(self.lock().state.phase(), Phase::Open | Phase::Closed)
     }
 
     /// Refuses what belongs to the process that this one was forked from.
@@ -502,6 +503,10 @@ impl Dispatcher {
     }
 
     pub(crate) fn close_batch(&self, batch: u64) {
+        if !self.is_ours() {
+            // A forked child's copy: another thread may have held the lock.
+            return;
+        }
         let mut core = self.lock();
         let actions = core.state.close_batch(batch);
         core.act(actions);
@@ -515,7 +520,6 @@ impl Dispatcher {
     /// Ends a batch whose tasks are not wanted any more: those that have not begun never run.
     pub(crate) fn drop_batch(&self, batch: u64) {
         if !self.is_ours() {
-            // A forked child's copy: another thread may have held the lock.
             return;
         }
         {
@@ -528,8 +532,12 @@ impl Dispatcher {
         self.close_batch(batch);
     }
 
-    /// Slots for up to `most` tasks, fewer while many or large ones are out.
+    /// Slots for up to `most` tasks, fewer while many or large ones are out; none in a forked child,
+    /// where they are the parent's.
     pub(crate) fn take_slots(&self, most: usize, slots: &mut Vec<u32>) {
+        if !self.is_ours() {
+            return;
+        }
         let mut core = self.lock();
         // Those that wait for room have their turn too, however fast others ask.
         let most = if core.posts.has_backlog() {
@@ -580,6 +588,10 @@ impl Dispatcher {
 
     /// Takes the outcomes that there are for a batch.
     pub(crate) fn take(&self, batch: u64, outcomes: &mut Vec<Outcome>) {
+        if !self.is_ours() {
+            // Whoever waits for them is told.
+            return;
+        }
         let mut core = self.lock();
         core.collect();
         self.tell_others(&mut core, batch);

@@ -33,13 +33,14 @@ pub(crate) enum LowWater {
 
 impl Dispatcher {
     /// Does the pool's work until `done`, which is asked under the lock. False if the time
-    /// was up before.
+    /// was up before; an error in a forked child, where it is the parent's work.
     pub(crate) fn drive(
         &self,
         low_water: LowWater,
         deadline: Option<Instant>,
         mut done: impl FnMut(&mut Core) -> bool,
     ) -> Result<bool> {
+        self.check_ours()?;
         let mut core = self.lock();
         loop {
             core.collect();

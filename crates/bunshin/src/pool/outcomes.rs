@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::Waker;
 use std::time::Instant;
 
 use super::message::Arrived;
 use crate::error::Result;
 use crate::process::{TaskError, panic};
+use crate::sys::mutex::ForkMutex;
 
 /// What a task gave.
 pub(crate) enum Payload {
@@ -74,7 +75,7 @@ pub(crate) struct Aftermath {
 
 /// The outcomes of one or many tasks.
 pub(crate) struct Outcomes {
-    inner: Mutex<Inner>,
+    inner: ForkMutex<Inner>,
     is_ready: AtomicBool,
     /// Whether they are those of a map, whose tasks have positions.
     is_map: bool,
@@ -123,14 +124,14 @@ impl Outcomes {
 
     fn new(inner: Inner, is_map: bool) -> Arc<Self> {
         Arc::new(Self {
-            inner: Mutex::new(inner),
+            inner: ForkMutex::new(inner),
             is_ready: AtomicBool::new(false),
             is_map,
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// One more task is about to be begun; gives its position.

@@ -444,6 +444,13 @@ impl Source for Dispatcher {
     }
 
     fn attach(&self, attach: &mut dyn FnMut() -> (bool, Option<Job>)) {
+        if !self.is_ours() {
+            // Nobody calls it here, unless the outcome was known before.
+            if let (_, Some(job)) = attach() {
+                job();
+            }
+            return;
+        }
         let mut core = self.lock();
         // Outcomes are delivered under this lock.
         let (is_awaited, job) = attach();
