@@ -5,6 +5,7 @@ a `BrokenProcessPool` and a `WorkerLost`; the executor goes on.
 """
 
 import collections
+import contextlib
 import itertools
 import logging
 import os
@@ -555,6 +556,10 @@ class ProcessPoolExecutor(Executor):
         crew.close()
         if wait:
             crew.join()
+        elif not _is_ending:
+            # Else its memory would be kept until somebody looks whether the work is done.
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=crew.join, name="bunshin-drain", daemon=True).start()
 
     def __exit__(self, exc_type, exc_val, exc_tb):
         if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):

@@ -267,6 +267,16 @@ def test_shutting_down_cancels_what_has_not_begun(context, tmp_path):
     executor.shutdown()
 
 
+def test_an_executor_that_nobody_waits_for_lets_its_pool_go(context):
+    executor = mp.ProcessPoolExecutor(2, mp_context=context)
+    futures = [executor.submit(bytes, 1_000_000) for _ in range(4)]
+    pool = weakref.ref(executor._crew.pool)
+    executor.shutdown(wait=False)
+    assert [len(future.result(60)) for future in futures] == [1_000_000] * 4
+    del executor, futures
+    until(lambda: pool() is None)
+
+
 def test_first_completed_first_exception(executor, tmp_path):
     go = tmp_path / "go"
     slow = executor.submit(wait_for, str(go))
