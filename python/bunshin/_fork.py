@@ -133,18 +133,46 @@ _imported_again = set()
 def _release_imports(locks):
     """Has a copy of this process import anew what another thread was importing when it was made.
 
-    That thread holds the modules' locks, and is not here to give them back.
+    That thread holds the modules' locks, and is not here to give them back. What this process is
+    there to run it goes on with as it was then.
     """
     own = threading.get_ident()
+    in_use = None
     for name, reference in list(locks.items()):
-        if getattr(reference(), "owner", None) in (None, own):
+        lock = reference()
+        if lock is not None and lock.owner == own:
+            if not lock.lock.acquire(False):
+                # Another thread was about to wait for it.
+                lock.lock = threading.RLock() if sys.version_info >= (3, 12) else threading.Lock()
+                continue
+            lock.lock.release()
             continue
         del locks[name]
         spec = getattr(sys.modules.get(name), "__spec__", None)
-        # Not for ever, where it is the module that starts processes.
-        if getattr(spec, "_initializing", False) and name not in _imported_again:
+        if not getattr(spec, "_initializing", False):
+            continue
+        if in_use is None:
+            in_use = _modules_in_use()
+        if name in in_use or name in _imported_again:
+            spec._initializing = False
+        else:
+            # Once: it may be what starts processes.
             _imported_again.add(name)
             del sys.modules[name]
+
+
+def _modules_in_use():
+    """The modules whose code this thread is running, or is to run in a child."""
+    names = set()
+    frame = sys._getframe()
+    while frame is not None:
+        names.add(frame.f_globals.get("__name__"))
+        if frame.f_code is Popen._launch.__code__:
+            started = frame.f_locals["process_obj"]
+            names.add(type(started).__module__)
+            names.add(getattr(getattr(started, "_target", None), "__module__", None))
+        frame = frame.f_back
+    return names
 
 
 def _watch_imports():

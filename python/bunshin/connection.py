@@ -386,6 +386,7 @@ class Listener:
     def _begin(self):
         self._greetings = []
         self._turn = threading.Lock()
+        self._process = os.getpid()
 
     def _begin_in_copy(self):
         # Those who have not shown the key yet are the parent's to see to, and its thread's.
@@ -405,6 +406,9 @@ class Listener:
             accepted, self._last_accepted = listener.accept()
             accepted.setblocking(True)
             return Connection(accepted.detach())
+        if self._process != os.getpid():
+            # A copy that nobody has told: one of `os.fork`.
+            self._begin_in_copy()
         with self._turn:
             return self._greet(listener)
 

@@ -559,7 +559,7 @@ class ProcessPoolExecutor(Executor):
         elif not _is_ending:
             # Else its memory would be kept until somebody looks whether the work is done.
             with contextlib.suppress(RuntimeError):
-                threading.Thread(target=crew.join, name="bunshin-drain", daemon=True).start()
+                threading.Thread(target=crew.join, name="bunshin-drain", daemon=False).start()
 
     def __exit__(self, exc_type, exc_val, exc_tb):
         if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):

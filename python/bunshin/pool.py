@@ -579,11 +579,23 @@ class _Stream:
         self._results = results
         self.ready = results.ready
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._is_over = False
+
+    def _acquire(self, timeout):
+        """Waits for its turn."""
+        if self._lock.acquire(False):
+            return True
+        if self._process != os.getpid():
+            # A thread of the parent's has it, and will not give it back here.
+            raise OSError(
+                "the pool belongs to the parent of this forked process; make another one here"
+            )
+        return self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0))
 
     def next(self, timeout):
         """The next outcome; `TimeoutError` if it does not come in that time."""
-        if not self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+        if not self._acquire(timeout):
             raise builtins.TimeoutError
         try:
             if self._is_over:
@@ -599,9 +611,12 @@ class _Stream:
 
     def drain(self):
         """Waits for all of it, and keeps it."""
-        with self._lock:
+        self._acquire(None)
+        try:
             if not self._is_over:
                 self._results.drain()
+        finally:
+            self._lock.release()
 
 
 class IMapIterator:

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bunshin::front::ForkMutex;
 use bunshin::{Imap, StartMethod, TaskError, TaskHandle};
-use pyo3::exceptions::{PyMemoryError, PyStopIteration, PyTimeoutError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyStopIteration, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pyclass::{PyTraverseError, PyVisit};
 use pyo3::types::{PyIterator, PyList, PyRange, PyTuple};
@@ -279,6 +280,7 @@ impl Pool {
             }
         });
         Ok(Task {
+            generation: bunshin::front::generation(),
             handle: Mutex::new(Some(Arc::new(handle))),
             done: Mutex::new(None),
         })
@@ -355,7 +357,7 @@ impl Pool {
             }
         });
         Ok(Results {
-            imap: Mutex::new(Some(imap)),
+            imap: ForkMutex::new(Some(imap)),
             ready: Mutex::new(VecDeque::new()),
             raised,
         })
@@ -409,6 +411,8 @@ fn tell(py: Python<'_>, call: &Mutex<Option<Py<PyAny>>>, result: PyResult<Settle
 /// A task that is under way.
 #[pyclass(module = "bunshin._native", frozen)]
 pub(crate) struct Task {
+    /// The process that waits for it, as a number of forks.
+    generation: u32,
     /// Until its outcome is taken.
     handle: Mutex<Option<Arc<TaskHandle<Outcome>>>>,
     /// From then on: whether it went well, and its result or exception.
@@ -436,32 +440,33 @@ impl Task {
         if let Some(done) = self.done(py) {
             return Ok(Some(done));
         }
+        let deadline = timeout.map(|timeout| Instant::now() + duration(timeout));
         if !self.wait(py, timeout)? {
             return Ok(None);
         }
-        let kept = self
-            .handle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(mut shared) = kept else {
-            // Another thread is just making the result of it.
-            loop {
-                if let Some(done) = self.done(py) {
-                    return Ok(Some(done));
-                }
-                py.detach(std::thread::yield_now);
-            }
-        };
         let handle = loop {
-            match Arc::try_unwrap(shared) {
-                Ok(handle) => break handle,
+            let mut kept = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+            match kept.take().map(Arc::try_unwrap) {
+                Some(Ok(handle)) => break handle,
                 // Another thread is just leaving its wait.
-                Err(still) => {
-                    shared = still;
-                    py.detach(std::thread::yield_now);
-                }
+                Some(Err(shared)) => *kept = Some(shared),
+                // Or making the result of it.
+                None => {}
             }
+            drop(kept);
+            if let Some(done) = self.done(py) {
+                return Ok(Some(done));
+            }
+            if self.generation != bunshin::front::generation() {
+                return Err(PyOSError::new_err(
+                    "the result was just being taken by another thread of the parent of this forked \
+                     process",
+                ));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(None);
+            }
+            py.detach(std::thread::yield_now);
         };
         let result = py.detach(|| handle.get());
         let settled = settle(py, result)?;
@@ -668,7 +673,7 @@ const IN_A_ROW: usize = 512;
 #[pyclass(module = "bunshin._native", frozen)]
 pub(crate) struct Results {
     /// Held while a thread waits.
-    imap: Mutex<Option<Box<dyn Next>>>,
+    imap: ForkMutex<Option<Box<dyn Next>>>,
     /// Those that there are, and were not asked for yet. Never held while something is done.
     ready: Mutex<VecDeque<Result<Outcome, TaskError>>>,
     /// What the iterator of the tasks raised.
@@ -691,7 +696,7 @@ impl Results {
     fn fetch(&self, py: Python<'_>, timeout: Option<f64>, most: usize) -> PyResult<bool> {
         let timeout = timeout.map(duration);
         let fetched = py.detach(|| {
-            let mut kept = self.imap.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = self.imap.lock();
             let Some(imap) = kept.as_mut() else {
                 return Ok(false);
             };
@@ -787,12 +792,8 @@ impl Results {
     /// Cancels what has not begun.
     fn close(&self, py: Python<'_>) {
         py.detach(|| {
-            drop(
-                self.imap
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take(),
-            )
+            let kept = self.imap.lock().take();
+            drop(kept);
         });
     }
 }

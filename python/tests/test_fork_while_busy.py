@@ -14,6 +14,7 @@ import pytest
 
 import bunshin as mp
 from bunshin import connection
+from waiting import eventually
 
 LIMIT = 30
 FORKS = 60
@@ -150,6 +151,67 @@ def test_pools():
         assert task.get(LIMIT) == 1
 
 
+class Slow:
+    """Takes its time to be unpickled."""
+
+    def __reduce__(self):
+        return wait_here, ()
+
+
+def wait_here():
+    # The first one is the parent's: it has been forked when it goes on.
+    is_unpickling.set()
+    go_on.wait(LIMIT)
+
+
+is_unpickling = threading.Event()
+go_on = threading.Event()
+
+
+def test_a_result_that_is_just_being_taken():
+    def in_child():
+        with pytest.raises(OSError, match="another thread"):
+            task.get(LIMIT)
+
+    with context.Pool(1) as pool:
+        task = pool.apply_async(Slow)
+        thread = threading.Thread(target=task.get, daemon=True)
+        thread.start()
+        assert is_unpickling.wait(LIMIT)
+        child = context.Process(target=in_child)
+        child.start()
+        child.join(LIMIT)
+        assert child.exitcode == 0
+        go_on.set()
+        thread.join(LIMIT)
+
+
+def test_an_iterator_that_a_thread_waits_at(tmp_path):
+    def in_child():
+        with pytest.raises(OSError, match="belongs to the parent"):
+            next(results)
+
+    with context.Pool(1) as pool:
+        go = tmp_path / "go"
+        results = pool.imap(is_there, [go])
+        taken = []
+        thread = threading.Thread(target=lambda: taken.append(next(results)), daemon=True)
+        thread.start()
+        thread.join(0.2)
+        child = context.Process(target=in_child)
+        child.start()
+        child.join(LIMIT)
+        assert child.exitcode == 0
+        go.touch()
+        thread.join(LIMIT)
+        assert taken == [True]
+
+
+def is_there(path):
+    eventually(path.exists)
+    return True
+
+
 def test_executors():
     with mp.ProcessPoolExecutor(1, mp_context=context) as executor:
 
@@ -186,10 +248,10 @@ def use_here():
     start.wait()
     array.get_obj()
     repr(array)
-    pool.map(abs, iter(range(3)))
+    with context.Pool(1) as pool:
+        pool.map(abs, iter(range(3)))
 
 
-pool = context.Pool(1)
 start = threading.Barrier(3)
 threads = [threading.Thread(target=use_here) for _ in range(2)]
 for thread in threads:
@@ -247,3 +309,74 @@ def test_a_listener_that_several_processes_have():
         pids = [os.getpid(), *(child.pid for child in children)]
         assert sorted(answers) == sorted(3 * pids)
         assert [child.exitcode for child in children] == [0, 0]
+
+
+def test_a_listener_after_a_bare_fork():
+    with connection.Listener(family="AF_UNIX", authkey=b"key") as listener:
+
+        def serve():
+            with listener.accept() as peer:
+                peer.send(os.getpid())
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        thread.join(0.1)
+        child = os.fork()
+        if child == 0:
+            try:
+                serve()
+            finally:
+                os._exit(0)
+        answers = set()
+        for _ in range(2):
+            with connection.Client(listener.address, authkey=b"key") as peer:
+                assert peer.poll(LIMIT)
+                answers.add(peer.recv())
+        os.waitpid(child, 0)
+        thread.join(LIMIT)
+        assert answers == {os.getpid(), child}
+
+
+#: A module whose body starts a process by another thread.
+STARTS = """
+import pickle, sys, threading
+import bunshin as mp
+
+print("imported")
+
+
+class Thing:
+    pass
+
+
+def target(answers):
+    assert sys.modules[__name__].target is target
+    # By its name, which it looks for in the module.
+    answers.put(b"Thing" in pickle.dumps(Thing()))
+
+
+def start():
+    context = mp.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=target, args=(answers,))
+    child.start()
+    child.join(20)
+    print(child.exitcode, answers.get())
+
+
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_module_whose_body_is_running(tmp_path):
+    (tmp_path / "starts.py").write_text(STARTS)
+    done = subprocess.run(
+        [sys.executable, "-c", "import starts"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "imported\n0 True\n", done.stdout + done.stderr

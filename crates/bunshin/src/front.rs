@@ -149,6 +149,16 @@ impl Held {
     }
 }
 
+pub use crate::sys::mutex::ForkMutex;
+
+/// How many forks lie between the first process and this one: another number in each copy than in
+/// the process that it is a copy of.
+#[inline]
+#[must_use]
+pub fn generation() -> u32 {
+    thread::generation()
+}
+
 /// To be called before the process forks, by whatever means, into a copy that goes on with
 /// everything it has.
 pub fn before_fork() {

@@ -8,13 +8,13 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -41,8 +41,7 @@ const GRACE: Duration = Duration::from_secs(1);
 const IDLE_MAX: usize = 16;
 
 /// The servers that this process knows.
-static CLIENTS: LazyLock<ForkMutex<HashMap<u64, Weak<Client>>>> =
-    LazyLock::new(|| ForkMutex::new(HashMap::new()));
+static CLIENTS: ForkMutex<BTreeMap<u64, Weak<Client>>> = ForkMutex::new(BTreeMap::new());
 
 /// A number that no other server has.
 pub(super) fn new_number() -> u64 {

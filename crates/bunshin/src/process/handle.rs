@@ -3,8 +3,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Once, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -164,7 +164,8 @@ impl Detached {
     }
 }
 
-static AT_EXIT: Once = Once::new();
+/// Whether detached children are waited for when this process ends.
+static AT_EXIT: AtomicBool = AtomicBool::new(false);
 
 impl Drop for Child {
     fn drop(&mut self) {
@@ -176,12 +177,12 @@ impl Drop for Child {
             self.destroy();
             return;
         }
-        AT_EXIT.call_once(|| {
+        if !AT_EXIT.swap(true, Ordering::Relaxed) {
             extern "C" fn handler() {
                 join_detached();
             }
             process::at_exit(handler);
-        });
+        }
         if let Ok(pidfd) = socket::duplicate(self.pidfd()) {
             let started = Started {
                 pid: self.started.pid,

@@ -3,6 +3,8 @@
 
 use std::sync::OnceLock;
 
+use super::mutex::find_once;
+
 /// A function of this program that another process can name: it works on a call `C`.
 pub(crate) type Entry<C> = fn(&mut C);
 
@@ -24,7 +26,7 @@ fn anchor() {
 
 fn image() -> &'static Image {
     static IMAGE: OnceLock<Image> = OnceLock::new();
-    IMAGE.get_or_init(|| find_image(anchor as fn() as usize))
+    find_once(&IMAGE, || find_image(anchor as fn() as usize))
 }
 
 struct Search {
@@ -125,7 +127,7 @@ fn find_build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
 /// at the same distance from the anchor.
 pub(crate) fn stamp() -> u64 {
     static STAMP: OnceLock<u64> = OnceLock::new();
-    *STAMP.get_or_init(|| {
+    *find_once(&STAMP, || {
         let image = image();
         let mut hash = 0xcbf2_9ce4_8422_2325u64;
         let extent = (image.code.1 - image.code.0).to_ne_bytes();

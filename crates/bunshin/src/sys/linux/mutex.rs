@@ -1,9 +1,10 @@
-//! A mutex that a forked copy of the process can lock whoever held it at the fork.
+//! A mutex that a forked copy of the process can lock whoever held it at the fork, and a cell that
+//! it can fill.
 
 use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use super::thread;
 
@@ -12,7 +13,7 @@ use super::thread;
 /// Where another thread held it at the fork, which does not exist in the copy, the copy begins
 /// anew with the default, and what was there stays as it is, for ever: it may be half changed.
 #[derive(Debug)]
-pub(crate) struct ForkMutex<T> {
+pub struct ForkMutex<T> {
     value: ManuallyDrop<Mutex<T>>,
     /// Which process has found out whether it can lock the value, and what it has found.
     state: AtomicU64,
@@ -32,7 +33,8 @@ fn here(known: u64) -> u64 {
 }
 
 impl<T> ForkMutex<T> {
-    pub(crate) const fn new(value: T) -> Self {
+    /// One that nobody has.
+    pub const fn new(value: T) -> Self {
         Self {
             value: ManuallyDrop::new(Mutex::new(value)),
             // The first process. A copy that makes one finds that it can lock it.
@@ -44,14 +46,15 @@ impl<T> ForkMutex<T> {
 
 impl<T: Default> ForkMutex<T> {
     #[inline]
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+    /// Waits until no other thread of this process has it.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
         let value = self.own().value.lock();
         value.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing if another thread has it.
     #[inline]
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.own().value.try_lock() {
             Ok(value) => Some(value),
             Err(TryLockError::Poisoned(value)) => Some(value.into_inner()),
@@ -96,15 +99,27 @@ impl<T: Default> ForkMutex<T> {
                 continue;
             }
             // Nobody else of this process has locked it, as nobody has got beyond this.
-            let is_held = matches!(own.value.try_lock(), Err(TryLockError::WouldBlock));
-            if is_held && own.next.load(Ordering::Acquire).is_null() {
+            let mut is_replaced = !own.next.load(Ordering::Acquire).is_null();
+            if !is_replaced && matches!(own.value.try_lock(), Err(TryLockError::WouldBlock)) {
                 let next = Box::into_raw(Box::new(Self::new(T::default())));
                 own.next.store(next, Ordering::Release);
+                is_replaced = true;
             }
-            let found = if is_held { replaced } else { usable };
+            let found = if is_replaced { replaced } else { usable };
             own.state.store(found, Ordering::Release);
         }
     }
+}
+
+/// What is kept in a cell, found at the first call.
+///
+/// It is found before the cell is locked, for a copy that is forked meanwhile would have it so.
+pub(crate) fn find_once<T>(cell: &OnceLock<T>, find: impl FnOnce() -> T) -> &T {
+    if let Some(found) = cell.get() {
+        return found;
+    }
+    let found = find();
+    cell.get_or_init(|| found)
 }
 
 impl<T> Drop for ForkMutex<T> {

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::groups::{self, Read, Version};
+use super::mutex::find_once;
 
 /// How many processes the system has killed because there was no memory: those of this process's
 /// control group, where the system counts them, or else all. The number only grows; nothing if
@@ -11,7 +12,7 @@ pub(crate) fn kills() -> Option<u64> {
     // Which file it is does not change, and takes longer to find than to read.
     static FILE: OnceLock<Option<String>> = OnceLock::new();
     let read = |path: &str| std::fs::read_to_string(path).ok();
-    let file = FILE.get_or_init(|| file(&read));
+    let file = find_once(&FILE, || file(&read));
     count(&read(file.as_ref()?)?)
 }
 
