@@ -127,7 +127,7 @@ class _NoInput(io.RawIOBase):
 
 
 #: Modules that this process, or one that it is a copy of, has begun to import once more.
-_imported_again = set()
+_imported_again: set[str] = set()
 
 
 def _release_imports(locks):
@@ -179,7 +179,7 @@ def _watch_imports():
     # Not documented: where there is no such thing, a copy may wait for ever, as elsewhere.
     locks = getattr(importlib._bootstrap, "_module_locks", None)
     if isinstance(locks, dict):
-        _native.watch_imports(locks, _release_imports)
+        _native.watch_imports(locks)
 
 
 _watch_imports()

@@ -49,14 +49,14 @@ pub(crate) fn after_fork_in_parent() {
     bunshin::front::after_fork_in_parent();
 }
 
-/// The locks of modules that are being imported, and what sees to those that nobody holds any more.
-static IMPORTS: OnceLock<(Py<PyDict>, Py<PyAny>)> = OnceLock::new();
+/// The locks of modules that are being imported.
+static IMPORTS: OnceLock<Py<PyDict>> = OnceLock::new();
 
-/// Has a copy of this process call a function with these locks, if there are any.
+/// Has copies of this process see to these locks, if there are any, which nobody holds any more.
 #[pyfunction]
-pub(crate) fn watch_imports(locks: Py<PyDict>, release: Py<PyAny>) {
+pub(crate) fn watch_imports(locks: Py<PyDict>) {
     // A second time it would be the same.
-    let _ = IMPORTS.set((locks, release));
+    let _ = IMPORTS.set(locks);
 }
 
 /// To be called after `os.fork`, in the child.
@@ -64,8 +64,12 @@ pub(crate) fn watch_imports(locks: Py<PyDict>, release: Py<PyAny>) {
 pub(crate) fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     bunshin::front::after_fork_in_child();
     match IMPORTS.get() {
-        Some((locks, release)) if !locks.bind(py).is_empty() => {
-            release.call1(py, (locks,)).map(drop)
+        // Nothing is kept of the module, which is to go at the end like others.
+        Some(locks) if !locks.bind(py).is_empty() => {
+            // It may be one of those that were being imported.
+            let modules = py.import("sys")?.getattr("modules")?;
+            let fork = modules.get_item("bunshin._fork")?;
+            fork.call_method1("_release_imports", (locks,)).map(drop)
         }
         _ => Ok(()),
     }

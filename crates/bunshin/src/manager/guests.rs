@@ -66,6 +66,23 @@ impl Guest {
         };
         limit.and_then(|limit| self.since.checked_add(limit))
     }
+
+    fn look_at(&self, is_waiting: bool, now: Instant) -> Look {
+        match self.deadline(is_waiting) {
+            Some(deadline) if deadline <= now => Look::Over,
+            // It may begin to be idle at any time after this.
+            None if is_waiting => Look::At(self.limits.idle.and_then(|idle| now.checked_add(idle))),
+            deadline => Look::At(deadline),
+        }
+    }
+}
+
+/// What is to be done about a guest's time.
+enum Look {
+    /// It has had it.
+    Over,
+    /// It is to be looked at again then, if ever.
+    At(Option<Instant>),
 }
 
 fn refuse(link: &link::Link, call: u32, error: &Error) {
@@ -128,25 +145,29 @@ impl Server {
         let mut over = Vec::new();
         let mut first: Option<Instant> = None;
         for (number, guest) in &self.guests {
-            let waiting = self.links.get(number).map(|link| link.waiting.is_some());
-            let is_waiting = waiting.unwrap_or(false);
-            match guest.deadline(is_waiting) {
-                Some(deadline) if deadline <= now => over.push(*number),
-                Some(deadline) => first = Some(first.map_or(deadline, |at| at.min(deadline))),
-                // It may begin to be idle at any time after this.
-                None if is_waiting => {
-                    let again = guest.limits.idle.and_then(|idle| now.checked_add(idle));
-                    if let Some(again) = again {
-                        first = Some(first.map_or(again, |at| at.min(again)));
-                    }
-                }
-                None => {}
+            match guest.look_at(self.is_waiting(*number), now) {
+                Look::Over => over.push(*number),
+                Look::At(again) => first = [first, again].into_iter().flatten().min(),
             }
         }
         self.look_at_guests = first;
         for number in over {
-            self.close_guest(number);
+            // This process may have been stopped since it looked: what came meanwhile was in time.
+            self.serve_guest(number);
+            let is_waiting = self.is_waiting(number);
+            let guest = self.guests.get(&number);
+            match guest.map(|guest| guest.look_at(is_waiting, now)) {
+                Some(Look::Over) => self.close_guest(number),
+                Some(Look::At(again)) => self.look_by(again),
+                None => {}
+            }
         }
+    }
+
+    /// Whether a guest's call waits for something.
+    fn is_waiting(&self, number: u64) -> bool {
+        let link = self.links.get(&number);
+        link.is_some_and(|link| link.waiting.is_some())
     }
 
     /// A guest's connection is ready, or may be.

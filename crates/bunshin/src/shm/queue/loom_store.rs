@@ -3,14 +3,10 @@
 use super::super::segment::Segment;
 use crate::error::{Error, ErrorKind, Result};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Store;
 
 impl Store {
-    pub(super) fn new() -> Self {
-        Self
-    }
-
     pub(super) fn put(&mut self, segment: &Segment, at: u64, bytes: &[u8]) -> Result<()> {
         segment.copy_in(at as usize, bytes);
         Ok(())
