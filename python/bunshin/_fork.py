@@ -141,11 +141,11 @@ def _release_imports(locks):
     for name, reference in list(locks.items()):
         lock = reference()
         if lock is not None and lock.owner == own:
-            if not lock.lock.acquire(False):
+            if lock.lock.acquire(False):
+                lock.lock.release()
+            else:
                 # Another thread was about to wait for it.
                 lock.lock = threading.RLock() if sys.version_info >= (3, 12) else threading.Lock()
-                continue
-            lock.lock.release()
             continue
         del locks[name]
         spec = getattr(sys.modules.get(name), "__spec__", None)

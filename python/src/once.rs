@@ -20,18 +20,18 @@ impl<T> Once<T> {
     /// The value; where there is none yet, what `make` gives.
     #[inline]
     pub(crate) fn get_or_make(&self, make: impl FnOnce() -> PyResult<T>) -> PyResult<&T> {
-        if let Some(value) = self.0.get() {
-            return Ok(value);
+        match self.0.get() {
+            Some(value) => Ok(value),
+            None => Ok(self.keep(make()?)),
         }
-        self.keep(make()?)
     }
 
     /// Of two threads that have made one, the first keeps it.
     #[cold]
-    fn keep(&self, made: T) -> PyResult<&T> {
+    fn keep(&self, made: T) -> &T {
         // Whoever is here has the interpreter until it is done, and so does whoever forks.
         let _ = self.0.set(made);
-        Ok(self.0.get().expect("it was put there, or another one was"))
+        self.0.get().expect("it was put there, or another one was")
     }
 }
 
@@ -50,23 +50,18 @@ impl Once<Py<PyAny>> {
 }
 
 /// A string that is made once.
-pub(crate) struct Interned(&'static str, OnceLock<Py<PyString>>);
+pub(crate) struct Interned(&'static str, Once<Py<PyString>>);
 
 impl Interned {
     pub(crate) const fn new(text: &'static str) -> Self {
-        Self(text, OnceLock::new())
+        Self(text, Once::new())
     }
 
     #[inline]
     pub(crate) fn get<'py>(&self, py: Python<'py>) -> &Bound<'py, PyString> {
-        self.1.get().unwrap_or_else(|| self.make(py)).bind(py)
-    }
-
-    #[cold]
-    fn make(&self, py: Python<'_>) -> &Py<PyString> {
-        let made = PyString::intern(py, self.0).unbind();
-        let _ = self.1.set(made);
-        self.1.get().expect("it was put there, or another one was")
+        let Self(text, made) = self;
+        let make = || made.keep(PyString::intern(py, text).unbind());
+        made.0.get().unwrap_or_else(make).bind(py)
     }
 }
 

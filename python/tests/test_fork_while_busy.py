@@ -58,6 +58,17 @@ def submit(executor):
     executor.submit(abs, -1).result()
 
 
+def ends_well(work, *args):
+    """Has a child do some work."""
+    child = context.Process(target=work, args=args)
+    child.start()
+    child.join(LIMIT)
+    code = child.exitcode
+    child.kill()
+    child.join()
+    assert code == 0, "it hangs" if code is None else code
+
+
 def is_done_while_forking(work, thing, in_child=None):
     """Forks children that do some work which threads of their parent do all the time."""
     in_child = in_child or work
@@ -76,13 +87,7 @@ def is_done_while_forking(work, thing, in_child=None):
         thread.start()
     try:
         for _ in range(FORKS):
-            child = context.Process(target=in_child, args=(thing,))
-            child.start()
-            child.join(LIMIT)
-            code = child.exitcode
-            child.kill()
-            child.join()
-            assert code == 0, "it hangs" if code is None else code
+            ends_well(in_child, thing)
     finally:
         is_over.set()
     for thread in threads:
@@ -178,10 +183,7 @@ def test_a_result_that_is_just_being_taken():
         thread = threading.Thread(target=task.get, daemon=True)
         thread.start()
         assert is_unpickling.wait(LIMIT)
-        child = context.Process(target=in_child)
-        child.start()
-        child.join(LIMIT)
-        assert child.exitcode == 0
+        ends_well(in_child)
         go_on.set()
         thread.join(LIMIT)
 
@@ -198,10 +200,7 @@ def test_an_iterator_that_a_thread_waits_at(tmp_path):
         thread = threading.Thread(target=lambda: taken.append(next(results)), daemon=True)
         thread.start()
         thread.join(0.2)
-        child = context.Process(target=in_child)
-        child.start()
-        child.join(LIMIT)
-        assert child.exitcode == 0
+        ends_well(in_child)
         go.touch()
         thread.join(LIMIT)
         assert taken == [True]

@@ -37,7 +37,7 @@ pub(crate) fn look(anew: bool) {
     if !anew && has_looked(&LOOKED.lock()) {
         return;
     }
-    // Not under the lock, which a fork could copy meanwhile.
+    // Not under the lock: it reads files.
     let kills = oom::kills();
     let mut looked = LOOKED.lock();
     match &mut *looked {

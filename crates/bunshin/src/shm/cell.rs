@@ -28,11 +28,9 @@ static IS_PARKED: AtomicBool = AtomicBool::new(false);
 /// Gives parked memory back, as far as nothing leads there any more.
 #[cold]
 fn clear_parked() {
-    // A copy of this process may have inherited the lock, and not who holds it.
-    if let Some(mut parked) = PARKED.try_lock() {
-        parked.retain(|segment| segment.at::<RawLock>(CELL_LOCK).is_held_here());
-        IS_PARKED.store(!parked.is_empty(), Ordering::Relaxed);
-    }
+    let mut parked = PARKED.lock();
+    parked.retain(|segment| segment.at::<RawLock>(CELL_LOCK).is_held_here());
+    IS_PARKED.store(!parked.is_empty(), Ordering::Relaxed);
 }
 
 impl SharedCell {
